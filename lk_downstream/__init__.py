@@ -1,0 +1,3 @@
+"""Large-kernel ConvNets for downstream tasks."""
+
+__version__ = "0.1.0"
