@@ -1,0 +1,128 @@
+"""What RepLKNet and SLaK share: the large-kernel convolution with its parallel branches, and block checkpointing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from lk_downstream.ops.fusion import BATCH_NORM, merge_conv_bn
+
+
+def depthwise_conv(channels: int, kernel_size: int | tuple[int, int], stride: int = 1) -> nn.Conv2d:
+    """A depthwise convolution without bias that keeps the size (at stride 1), for odd kernel heights and widths."""
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    return nn.Conv2d(
+        channels, channels, (height, width), stride, (height // 2, width // 2), groups=channels, bias=False
+    )
+
+
+def conv_bn(conv: nn.Conv2d, act: bool = False) -> nn.Sequential:
+    """``conv`` and its batch norm (and a ReLU), named as in both authors' state dicts."""
+    layers = OrderedDict(conv=conv, bn=nn.BatchNorm2d(conv.out_channels))
+    if act:
+        layers["nonlinear"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+class LargeKernelConv(nn.Module):
+    """Sum of parallel depthwise convolution-batch norm branches: (N, C, H, W) -> (N, C, H, W).
+
+    Plain (RepLKNet, replknet.py ``ReparamLargeKernelConv``): ``lkb_origin`` K x K, and ``small_conv`` n x n where
+    n < K. Decomposed (SLaK, SLaK.py): ``LoRA1`` K x n (tall), ``LoRA2`` n x K (wide) and ``small_conv`` n x n. The
+    names are those of the authors' state dicts.
+
+    Args:
+        channels: number of channels C.
+        kernel_size: K, odd.
+        small_kernel: n, odd; None for a single plain branch.
+        decomposed: two rectangular branches in place of the square one.
+        merged: build the form that :meth:`reparameterize` leaves, to load such weights.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        small_kernel: int | None,
+        decomposed: bool = False,
+        merged: bool = False,
+    ):
+        super().__init__()
+        if kernel_size % 2 == 0 or (small_kernel is not None and small_kernel % 2 == 0):
+            raise ValueError(f"kernel sizes must be odd, not {kernel_size} and {small_kernel}")
+        if decomposed and small_kernel is None:
+            raise ValueError("a decomposed kernel needs its short side, the small kernel")
+        if decomposed:
+            self.LoRA1 = conv_bn(depthwise_conv(channels, (kernel_size, small_kernel)))
+            self.LoRA2 = conv_bn(depthwise_conv(channels, (small_kernel, kernel_size)))
+        else:
+            self.lkb_origin = conv_bn(depthwise_conv(channels, kernel_size))
+        if small_kernel is not None and small_kernel < kernel_size:
+            self.small_conv = conv_bn(depthwise_conv(channels, small_kernel))
+        if merged:
+            self.reparameterize()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum of what the branches, or the merged convolutions, give."""
+        branches = iter(self.children())
+        out = next(branches)(x)
+        for branch in branches:
+            out = out + branch(x)
+        return out
+
+    def reparameterize(self, dense: bool = False) -> None:
+        """Merge the branches, in place, into convolutions with bias that compute the same in eval mode.
+
+        The plain form becomes the authors' ``lkb_reparam``. A decomposed kernel becomes two rectangular convolutions,
+        ``LoRA1_reparam`` (which takes in the small one and all biases) and ``LoRA2_reparam``: 2 K n weights per
+        channel.
+
+        Args:
+            dense: merge a decomposed kernel into one K x K ``lkb_reparam`` too. That is K / 2n times the weights (5
+                times at 51 and 5), and pays only where one large convolution runs faster than two thin ones.
+        """
+        branches = {name: (branch.conv, branch.bn) for name, branch in self.named_children() if hasattr(branch, "bn")}
+        if not branches:
+            return
+        if "LoRA1" in branches and not dense:
+            wide = branches.pop("LoRA2")
+            merged = {"LoRA1_reparam": merge_conv_bn(list(branches.values())), "LoRA2_reparam": merge_conv_bn([wide])}
+            tall, wide = merged.values()
+            tall.bias.data += wide.bias.data
+            wide.bias = None
+        else:
+            merged = {"lkb_reparam": merge_conv_bn(list(branches.values()))}
+        for name in list(self._modules):
+            delattr(self, name)
+        for name, conv in merged.items():
+            self.add_module(name, conv)
+
+
+@contextlib.contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, training batch norms of ``module`` normalise by the batch but leave their running statistics alone."""
+    norms = [m for m in module.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def run_block(block: nn.Module, x: Tensor, checkpoint: bool) -> Tensor:
+    """``block(x)``; with ``checkpoint``, activations are recomputed in the backward pass.
+
+    The second forward pass of a plain checkpoint would update the running statistics of batch norms twice per step.
+    Here it does not, so that checkpointed and plain training agree.
+    """
+    if not checkpoint or not torch.is_grad_enabled():
+        return block(x)
+    return torch.utils.checkpoint.checkpoint(
+        block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(block))
+    )

@@ -1,0 +1,339 @@
+"""SLaK as timm models: tiny, small, base and large.
+
+Liu et al., "More ConvNets in the 2020s: Scaling up Kernels Beyond 51x51 using Sparsity", ICLR 2023. The structure and
+the state-dict keys are those of models/SLaK.py in the authors' repository (VITA-Group/SLaK, MIT). Its rectangular
+convolutions (there a CUDA extension) are plain ones padded by half the kernel; batch norms are plain ones too: a
+trainer that wants synchronised ones converts them. Sparsity is a matter of training, not of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from lk_downstream.backbones.blocks import LargeKernelConv, run_block
+
+SIZES = {
+    "slak_tiny": {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)},
+    "slak_small": {"depths": (3, 3, 27, 3), "dims": (96, 192, 384, 768)},
+    "slak_base": {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)},
+    "slak_large": {"depths": (3, 3, 27, 3), "dims": (192, 384, 768, 1536)},
+    # Trained from scratch in minutes, hence the layer scale of 1.
+    "test_slak": {
+        "depths": (1, 1, 2, 1),
+        "dims": (24, 48, 72, 96),
+        "kernel_size": (15, 13, 11, 7, 3),
+        "width_factor": 1.0,
+        "ls_init_value": 1.0,
+    },
+}
+
+
+class SLaKBlock(nn.Module):
+    """x + gamma * mlp(norm(large_kernel(x))): (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int,
+        small_kernel: int,
+        decomposed: bool,
+        ls_init_value: float | None,
+        drop_path: float,
+        merged: bool,
+    ):
+        super().__init__()
+        # Where the small kernel is as large as the large one ("7 7 7 7 100"), the authors build a single plain branch.
+        decomposed = decomposed and small_kernel < kernel_size
+        small = small_kernel if small_kernel < kernel_size else None
+        self.large_kernel = LargeKernelConv(dim, kernel_size, small, decomposed, merged)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.act = nn.GELU()
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), float(ls_init_value))) if ls_init_value else None
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One block."""
+        out = self.large_kernel(x).permute(0, 2, 3, 1)
+        out = self.pwconv2(self.act(self.pwconv1(self.norm(out))))
+        if self.gamma is not None:
+            out = self.gamma * out
+        return x + self.drop_path(out.permute(0, 3, 1, 2))
+
+
+class SLaK(nn.Module):
+    """SLaK with a classifier: images (N, in_chans, H, W) -> logits (N, num_classes).
+
+    Strided convolutions are not padded, so the maps are floor(H / 4), floor(H / 8), ... high.
+
+    Args:
+        num_classes: classes; 0 for pooled features.
+        in_chans: input channels.
+        global_pool: timm's pooling name; "" (only with num_classes 0) for the unpooled map.
+        depths: blocks of the four stages.
+        dims: channels of the four stages before ``width_factor``.
+        kernel_size: large kernel of the four stages and, fifth, the small kernel, which is also the short side of the
+            rectangles. Released: 51 49 47 13 5; the paper also has 31 29 27 13 5 and 61 59 57 13 5.
+        width_factor: channels are int(dims * width_factor); the released models pair 1.3 with a sparsity of 0.4.
+        decomposed: two rectangular kernels in place of each large one, as released.
+        ls_init_value: initial layer scale, None or 0 for none; 1e-6 for ImageNet, 1.0 downstream.
+        head_init_scale: factor on the classifier's initial weights.
+        merged: build the form that reparameterization leaves, to load weights that are merged already.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        depths: Sequence[int] = (3, 3, 9, 3),
+        dims: Sequence[int] = (96, 192, 384, 768),
+        kernel_size: Sequence[int] = (51, 49, 47, 13, 5),
+        width_factor: float = 1.3,
+        decomposed: bool = True,
+        ls_init_value: float | None = 1e-6,
+        head_init_scale: float = 1.0,
+        merged: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        for option, value, count in (("depths", depths, 4), ("dims", dims, 4), ("kernel_size", kernel_size, 5)):
+            if len(value) != count:
+                raise ValueError(f"{option} needs {count} values, not {tuple(value)}")
+        dims = [int(dim * width_factor) for dim in dims]
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0], eps=1e-6))
+        self.downsample_layers = nn.ModuleList([stem])
+        for width, wider in zip(dims, dims[1:]):
+            self.downsample_layers.append(nn.Sequential(LayerNorm2d(width, eps=1e-6), nn.Conv2d(width, wider, 2, 2)))
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        self.stages = nn.ModuleList()
+        self.feature_info = []
+        for stage, (dim, depth) in enumerate(zip(dims, depths)):
+            self.stages.append(
+                nn.Sequential(
+                    *(
+                        SLaKBlock(
+                            dim, kernel_size[stage], kernel_size[4], decomposed, ls_init_value, next(rates), merged
+                        )
+                        for _ in range(depth)
+                    )
+                )
+            )
+            self.feature_info.append({"num_chs": dim, "reduction": 4 * 2**stage, "module": f"stages.{stage}"})
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+        self._reset_head(num_classes, global_pool)
+        self.apply(self._init_weights)
+        if num_classes > 0:
+            self.head.weight.data.mul_(head_init_scale)
+            self.head.bias.data.mul_(head_init_scale)
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def _reset_head(self, num_classes: int, global_pool: str) -> None:
+        if num_classes > 0 and not global_pool:
+            raise ValueError("pooling can only be disabled together with the classifier (num_classes=0)")
+        self.num_classes = num_classes
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=False)
+        if self.global_pool.feat_mult() != 1:
+            raise ValueError(f"pooling {global_pool!r} changes the width, which the final norm does not allow")
+        device = self.downsample_layers[0][0].weight.device
+        self.head = nn.Linear(self.num_features, num_classes, device=device) if num_classes > 0 else nn.Identity()
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay beside the 1-D ones (which include every layer scale): none."""
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Timm's layer groups, from input to output; a downsampling layer goes with the block after it."""
+        if coarse:
+            return {"stem": r"^downsample_layers\.0", "blocks": r"^(?:stages|downsample_layers)\.(\d+)"}
+        blocks = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^downsample_layers\.0", "blocks": blocks}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of blocks in the backward pass."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier for ``num_classes`` (0: none), with another pooling if given."""
+        self._reset_head(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
+        self.head.apply(self._init_weights)
+
+    def _forward_stage(self, index: int, x: Tensor) -> Tensor:
+        x = self.downsample_layers[index](x)
+        for block in self.stages[index]:
+            x = run_block(block, x, self.grad_checkpointing)
+        return x
+
+    def _final_norm(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Final map and stage outputs, or only these; see timm's method of this name.
+
+        Args:
+            x: images (N, in_chans, H, W).
+            indices: stages to return, by number, or the last n, or all.
+            norm: without effect, as in timm's ConvNeXt: the final norm acts on pooled features.
+            stop_early: do not run what the returned maps do not need.
+            output_fmt: only "NCHW".
+            intermediates_only: return only the list.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        maps = []
+        for index in range(last + 1 if stop_early else len(self.stages)):
+            x = self._forward_stage(index, x)
+            if index in wanted:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove stages after the last wanted one (and final norm, and classifier); see timm's method of this name."""
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        shortened = last + 1 < len(self.stages)
+        self.stages = self.stages[: last + 1]
+        self.downsample_layers = self.downsample_layers[: last + 1]
+        if prune_norm or prune_head or shortened:  # the norm belongs to the head: it acts on pooled features
+            self.norm = nn.Identity()
+        if shortened:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) -> the last stage's map (N, C, floor(H / 32), floor(W / 32)), before the norm."""
+        for index in range(len(self.stages)):
+            x = self._forward_stage(index, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map -> logits, or the pooled and normalised features."""
+        x = self._final_norm(self.global_pool(x))
+        if self.global_pool.pool_type:
+            x = x.flatten(1)
+        if self.drop_rate > 0:
+            x = nn.functional.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) -> logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, Tensor]:
+    """Any published format -> the authors' keys, for ``timm.create_model(..., pretrained=True)``."""
+    from lk_downstream.backbones.formats import to_model_keys
+
+    return to_model_keys(state_dict, model)
+
+
+def _cfg(url: str = "", **changes) -> dict:
+    return {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "downsample_layers.0.0",
+        "classifier": "head",
+        "license": "mit",
+        "origin_url": "https://github.com/VITA-Group/SLaK",
+        "paper_name": "More ConvNets in the 2020s: Scaling up Kernels Beyond 51x51 using Sparsity",
+        "paper_ids": "arXiv:2207.03620",
+        **changes,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "slak_tiny.untrained": _cfg(),
+        "slak_small.untrained": _cfg(),
+        "slak_base.untrained": _cfg(),
+        "slak_large.untrained": _cfg(),
+        "test_slak.untrained": _cfg(input_size=(3, 160, 160), pool_size=(5, 5)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, kwargs: dict) -> SLaK:
+    return build_model_with_cfg(
+        SLaK,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **{**SIZES[variant], **kwargs},
+    )
+
+
+@register_model
+def slak_tiny(pretrained: bool = False, **kwargs) -> SLaK:
+    """SLaK-T, 50.7 M parameters (30.5 M non-zero at a sparsity of 0.4)."""
+    return _create("slak_tiny", pretrained, kwargs)
+
+
+@register_model
+def slak_small(pretrained: bool = False, **kwargs) -> SLaK:
+    """SLaK-S, 91.1 M parameters (54.8 M non-zero at a sparsity of 0.4)."""
+    return _create("slak_small", pretrained, kwargs)
+
+
+@register_model
+def slak_base(pretrained: bool = False, **kwargs) -> SLaK:
+    """SLaK-B, 158.0 M parameters (94.9 M non-zero at a sparsity of 0.4)."""
+    return _create("slak_base", pretrained, kwargs)
+
+
+@register_model
+def slak_large(pretrained: bool = False, **kwargs) -> SLaK:
+    """SLaK-L, 346.6 M parameters; no weights were released."""
+    return _create("slak_large", pretrained, kwargs)
+
+
+@register_model
+def test_slak(pretrained: bool = False, **kwargs) -> SLaK:  # noqa: PT028 (a model, not a test)
+    """A tiny SLaK for tests and demonstrations on a CPU."""
+    return _create("test_slak", pretrained, kwargs)
