@@ -1,0 +1,135 @@
+"""Learning-rate schedules with a warm-up, counted in optimizer steps.
+
+A schedule is made from an optimizer and the number of optimizer steps of the whole run; it multiplies the learning rate
+of each parameter group, so that factors between groups (layer-wise decay) are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmupSchedule(LambdaLR):
+    """A decay, given by a subclass, times a linear warm-up.
+
+    The factor of step i < ``warmup_steps`` is ``decay(i) * (1 - (1 - i / warmup_steps) * (1 - warmup_ratio))``: the decay
+    runs during the warm-up, as in mmcv 0.x, by which the published figures were trained.
+
+    Args:
+        optimizer: The optimizer.
+        max_steps: Optimizer steps of the whole run.
+        warmup_steps: Optimizer steps of the warm-up.
+        warmup_ratio: Factor at step 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, max_steps: int, warmup_steps: int = 0, warmup_ratio: float = 1e-6):
+        self.max_steps = max(max_steps, 1)
+        self.warmup_steps = warmup_steps
+        self.warmup_ratio = warmup_ratio
+        super().__init__(optimizer, self.factor)
+
+    def decay(self, step: int) -> float:
+        """The factor at optimizer step ``step`` without the warm-up."""
+        raise NotImplementedError
+
+    def factor(self, step: int) -> float:
+        """The factor at optimizer step ``step``."""
+        if step >= self.warmup_steps:
+            return self.decay(step)
+        return self.decay(step) * (1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio))
+
+
+class Poly(WarmupSchedule):
+    """``(1 - step / max_steps) ** power``, the schedule of the segmentation recipes.
+
+    Args:
+        optimizer: The optimizer.
+        max_steps: Optimizer steps of the whole run.
+        warmup_steps: Optimizer steps of the warm-up.
+        warmup_ratio: Factor at step 0.
+        power: Exponent.
+        min_ratio: Factor at the end.
+        after_warmup: Let the decay begin where the warm-up ends (mmengine's form) and not at step 0 (mmcv 0.x).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_steps: int,
+        warmup_steps: int = 0,
+        warmup_ratio: float = 1e-6,
+        power: float = 1.0,
+        min_ratio: float = 0.0,
+        after_warmup: bool = False,
+    ):
+        self.power = power
+        self.min_ratio = min_ratio
+        self.start = warmup_steps if after_warmup else 0
+        super().__init__(optimizer, max_steps, warmup_steps, warmup_ratio)
+
+    def decay(self, step: int) -> float:
+        """The factor at optimizer step ``step`` without the warm-up."""
+        done = (step - self.start) / max(self.max_steps - self.start, 1)
+        return (1 - self.min_ratio) * (1 - min(max(done, 0.0), 1.0)) ** self.power + self.min_ratio
+
+
+class Cosine(WarmupSchedule):
+    """Half a cosine after the warm-up, the schedule of the ImageNet recipes.
+
+    Args:
+        optimizer: The optimizer.
+        max_steps: Optimizer steps of the whole run.
+        warmup_steps: Optimizer steps of the warm-up.
+        warmup_ratio: Factor at step 0.
+        min_ratio: Factor at the end.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_steps: int,
+        warmup_steps: int = 0,
+        warmup_ratio: float = 0.0,
+        min_ratio: float = 0.0,
+    ):
+        self.min_ratio = min_ratio
+        super().__init__(optimizer, max_steps, warmup_steps, warmup_ratio)
+
+    def decay(self, step: int) -> float:
+        """The factor at optimizer step ``step`` without the warm-up."""
+        done = (step - self.warmup_steps) / max(self.max_steps - self.warmup_steps, 1)
+        return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
+
+
+class MultiStep(WarmupSchedule):
+    """A factor ``gamma`` at each milestone, the schedule of the detection recipes.
+
+    Args:
+        optimizer: The optimizer.
+        max_steps: Optimizer steps of the whole run.
+        milestones: Fractions of ``max_steps`` at which the rate falls, such as 27/36 and 33/36 for three times 12 epochs.
+        gamma: Factor of each fall.
+        warmup_steps: Optimizer steps of the warm-up.
+        warmup_ratio: Factor at step 0.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_steps: int,
+        milestones: Sequence[float] = (0.75, 11 / 12),
+        gamma: float = 0.1,
+        warmup_steps: int = 0,
+        warmup_ratio: float = 1e-3,
+    ):
+        self.milestones = [round(milestone * max_steps) for milestone in milestones]
+        self.gamma = gamma
+        super().__init__(optimizer, max_steps, warmup_steps, warmup_ratio)
+
+    def decay(self, step: int) -> float:
+        """The factor at optimizer step ``step`` without the warm-up."""
+        return self.gamma ** sum(step >= milestone for milestone in self.milestones)
