@@ -1,1 +1,18 @@
+"""Data sets, transforms, samplers and data modules. Nothing here knows of models."""
 
+from lk_downstream.data.module import DataModule
+from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset, SegmentationFolder
+from lk_downstream.data.segmentation_module import SegmentationData
+from lk_downstream.data.synthetic import Synthetic
+
+__all__ = [
+    "ADE20K",
+    "Cityscapes",
+    "DataModule",
+    "PictureFolder",
+    "SegmentationData",
+    "SegmentationDataset",
+    "SegmentationFolder",
+    "Synthetic",
+]

@@ -1,0 +1,191 @@
+"""Base of the data modules: global batch size, loaders, samplers, workers and seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lk_downstream.data.classes import Palette
+from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
+from lk_downstream.errors import InputError
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+
+class Transformed(Dataset):
+    """A data set whose items pass through a transform."""
+
+    def __init__(self, dataset: Dataset, transform: Callable[[dict[str, Any]], dict[str, Any]]):
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.transform(self.dataset[index])
+
+
+class DataModule(L.LightningDataModule):
+    """Loaders that are right for one process and for many.
+
+    The Trainer must run with ``use_distributed_sampler=False``: the samplers here share the data among the processes
+    themselves, in validation without repeating a sample.
+
+    A subclass sets ``classes`` and ``palette`` in its ``__init__`` and ``train_set`` and ``val_set`` in ``setup``.
+
+    Args:
+        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
+        val_batch_size: Pictures per validation batch of one device.
+        workers: Loader processes per device; None: one less than the cores that a device has, 1 to 8. 0 loads in the
+            training process.
+        repeat: How often an epoch passes the training split; more than 1 for small data sets.
+        predict: A picture or a folder of pictures to predict on.
+        seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+
+    Attributes:
+        classes: Names of the classes.
+        palette: A colour (red, green, blue) for each class.
+        ignore_index: Value of the masks where nothing is labelled, 255.
+        train_set: Training data, from ``setup`` on.
+        val_set: Validation data, from ``setup`` on.
+    """
+
+    classes: tuple[str, ...]
+    palette: Palette
+    ignore_index = 255
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        val_batch_size: int = 1,
+        workers: int | None = None,
+        repeat: int = 1,
+        predict: str | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        smallest = {"batch_size": 1, "val_batch_size": 1, "repeat": 1, "workers": 0}
+        for option, value in zip(smallest, (batch_size, val_batch_size, repeat, workers)):
+            if value is not None and value < smallest[option]:
+                raise InputError(f"data.{option} is {value}: it must be at least {smallest[option]}")
+        self.batch_size, self.val_batch_size, self.repeat = batch_size, val_batch_size, repeat
+        self.workers, self.predict, self.seed = workers, predict, seed
+        self.train_set: Dataset | None = None
+        self.val_set: Dataset | None = None
+        # With more processes than validation pictures a process may have nothing to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    @property
+    def device_batch_size(self) -> int:
+        """Pictures per training batch of one device.
+
+        Raises:
+            InputError: The global batch does not divide by devices times accumulated batches.
+        """
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        parts = self._world_size * accumulate
+        if self.batch_size % parts:
+            raise InputError(
+                f"data.batch_size {self.batch_size} is the global batch and does not divide by {self._world_size} "
+                f"devices x {accumulate} accumulated batches (trainer.devices, trainer.accumulate_grad_batches): "
+                f"make it a multiple of {parts} or change those"
+            )
+        return self.batch_size // parts
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the training split in random order; an incomplete last batch is left out."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        sampler = TrainingSampler(len(self.train_set), self._rank, self._world_size, seed, self.repeat)
+        batch_size = self.device_batch_size
+        if len(sampler) < batch_size:
+            raise InputError(
+                f"an epoch has {len(sampler) * self._world_size} training pictures, fewer than a batch of "
+                f"{batch_size * self._world_size}: make data.batch_size smaller or data.repeat larger"
+            )
+        # Workers draw their seeds from this generator: other augmentations in every process and every epoch.
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + 7919 * (self._rank + 1))
+        return self._loader(
+            self.train_set, sampler, batch_size, self.collate_train, drop_last=True, generator=generator
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation picture once over all devices."""
+        return self._evaluation_loader(self.val_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The pictures of ``predict``, each once over all devices."""
+        if self.predict is None:
+            raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
+        return self._evaluation_loader(PictureFolder(self.predict))
+
+    def collate_train(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A training batch of samples of the same size."""
+        return collate(samples)
+
+    def collate_val(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A validation or prediction batch of pictures at their own size."""
+        return collate([with_size(sample) for sample in samples])
+
+    def _evaluation_loader(self, dataset: Dataset) -> DataLoader:
+        sampler = EvaluationSampler(len(dataset), self._rank, self._world_size)
+        return self._loader(dataset, sampler, self.val_batch_size, self.collate_val)
+
+    def _loader(self, dataset: Dataset, sampler, batch_size: int, collate_fn: Collate, **options: Any) -> DataLoader:
+        workers = self._default_workers() if self.workers is None else self.workers
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=collate_fn,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _default_workers(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        local = self.trainer.num_devices if self.trainer else 1
+        return max(1, min(8, cores // local - 1))
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+
+def with_size(sample: dict[str, Any]) -> dict[str, Any]:
+    """The sample with ``size``, its valid height and width, if it has none yet."""
+    return {"size": torch.tensor(sample["image"].shape[-2:]), **sample}
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: tensors stacked, everything else in a list.
+
+    Raises:
+        InputError: The pictures differ in size.
+    """
+    shapes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
+    if len(shapes) > 1:
+        (one, name), (other, other_name) = list(shapes.items())[:2]
+        raise InputError(
+            f"{name} is {one[1]} x {one[0]} and {other_name} is {other[1]} x {other[0]}: "
+            "pictures of different sizes cannot share a batch, set data.val_batch_size to 1"
+        )
+    batch: dict[str, Any] = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        if isinstance(first, torch.Tensor):
+            batch[key] = torch.stack([value.as_subclass(torch.Tensor).contiguous() for value in values])
+        else:
+            batch[key] = values
+    return batch

@@ -1,0 +1,44 @@
+"""Pictures without labels, for prediction."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from lk_downstream.data.reading import PICTURE_SUFFIXES, read_picture
+from lk_downstream.errors import InputError
+
+
+class PictureFolder(Dataset):
+    """A picture file, or all pictures below a folder in the order of their paths.
+
+    An item is ``{"image": tv_tensors.Image uint8 (3, H, W) RGB, "name": str}``; the name is the path below the folder
+    without its suffix.
+
+    Args:
+        path: A file or a folder.
+
+    Raises:
+        InputError: There is nothing at ``path``, or no picture below it.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        path = Path(path)
+        if path.is_file():
+            self.root, self.files = path.parent, [path]
+        elif path.is_dir():
+            found = (item for item in path.rglob("*") if item.suffix.lower() in PICTURE_SUFFIXES)
+            self.root, self.files = path, sorted(item for item in found if not item.name.startswith("."))
+        else:
+            raise InputError(f"there is no picture or folder {path}")
+        if not self.files:
+            raise InputError(f"no picture below {path}; expected files such as NAME{' or NAME'.join(PICTURE_SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict:
+        file = self.files[index]
+        return {"image": read_picture(file), "name": file.relative_to(self.root).with_suffix("").as_posix()}

@@ -1,0 +1,108 @@
+"""Reading pictures and label masks from files, with one clear sentence for every file that is not what it should be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+
+from lk_downstream.errors import InputError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG would change class numbers
+
+_GREY, _RGB = 0, 2  # colour types of a PNG header
+
+
+def read_picture(path: str | Path) -> tv_tensors.Image:
+    """A picture as uint8 RGB, (3, H, W), turned as its EXIF orientation says (as OpenCV and mmcv do).
+
+    The memory is laid out as pixels of three bytes (channels last), which is what the decoder gives and what the
+    resize of ``transforms`` is fastest with.
+
+    Raises:
+        InputError: The file is missing, truncated, no picture, or has more than 8 bits per channel.
+    """
+    data = _read_bytes(path)
+    if image := _fast_picture(data):
+        return tv_tensors.Image(image[0])
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            if file.mode.startswith(("I", "F")):
+                raise InputError(
+                    f"{path} has more than 8 bits per channel (mode {file.mode}): convert it to an 8-bit picture"
+                )
+            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for files it cannot read to the end
+        raise InputError(_unreadable(path, error)) from error
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def read_mask(path: str | Path) -> torch.Tensor:
+    """A mask of class numbers as it stands in the file, uint8, (H, W); of a palette picture, the indices.
+
+    Raises:
+        InputError: The file is missing, truncated, no picture, or has several channels or more than 8 bits.
+    """
+    data = _read_bytes(path)
+    header = _png_header(data)
+    if header == (8, _GREY):
+        try:
+            return decode_png(_as_tensor(data), ImageReadMode.UNCHANGED)[0]
+        except RuntimeError:
+            pass  # damaged: Pillow's error says how
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            mode, labels = file.mode, np.array(file)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(_unreadable(path, error)) from error
+    if mode not in ("L", "P", "1"):
+        kind = "16-bit" if mode.startswith("I") else mode
+        raise InputError(
+            f"{path} is a {kind} picture: a mask needs one 8-bit channel of class numbers (greyscale or palette PNG)"
+        )
+    if header and header[1] == _GREY and header[0] in (2, 4):
+        labels //= 255 // (2 ** header[0] - 1)  # Pillow stretches 2 and 4 bits to the range 0..255
+    return torch.from_numpy(labels.astype(np.uint8, copy=False))
+
+
+def _fast_picture(data: bytes) -> list[torch.Tensor]:
+    """The picture by torchvision's decoders (twice as fast as Pillow, same pixels), or [] if Pillow must read it."""
+    try:
+        # A JPEG without its end marker is left to Pillow, which refuses a truncated one; libjpeg paints the rest grey.
+        if data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9":
+            return [decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)]
+        if _png_header(data) == (8, _RGB):
+            return [decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)]
+    except RuntimeError:
+        pass
+    return []
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _png_header(data: bytes) -> tuple[int, int] | None:
+    """Bit depth and colour type of a PNG file, or None for another format."""
+    return (data[24], data[25]) if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25 else None
+
+
+def _unreadable(path: str | Path, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"{path} is not a picture or is damaged from the start: download or copy it again, or remove it"
+    return f"{path} is truncated or damaged ({error}): download or copy it again, or remove it"

@@ -1,0 +1,88 @@
+"""Data module for semantic segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.segmentation import SegmentationDataset
+from lk_downstream.data.synthetic import Synthetic
+from lk_downstream.data.transforms import training_transform
+from lk_downstream.errors import InputError
+
+
+class SegmentationData(DataModule):
+    """Training batches by the papers' pipeline, validation pictures at their original size.
+
+    A training batch is ``{"image": uint8 (N, 3, h, w), "mask": uint8 (N, h, w), "size": int64 (N, 2), "name": list}``
+    with ``size`` the height and width that are not padding; a validation batch has the same keys. Images stay uint8:
+    the task normalises them by the mean and standard deviation of its weights.
+
+    Args:
+        dataset: Makes the data set of a split, such as the class :class:`ADE20K` with its ``root``.
+        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
+        crop_size: Side, or height and width, of the training crop.
+        scale: Width and height that a random ratio multiplies; a picture is resized to fit, its aspect ratio kept.
+        ratio_range: Smallest and largest ratio.
+        cat_max_ratio: Largest share of one class in a crop; 1 accepts every crop.
+        flip: Probability of a horizontal flip.
+        distortion: Whether to change brightness, contrast, saturation and hue.
+        val_batch_size: Validation pictures per batch of one device; more than 1 needs pictures of one size.
+        workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
+        repeat: How often an epoch passes the training split; more than 1 for small data sets.
+        train_split: Name of the training split.
+        val_split: Name of the validation split.
+        predict: A picture or a folder of pictures to predict on.
+        synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
+        seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[[str], SegmentationDataset],
+        batch_size: int = 16,
+        crop_size: int | tuple[int, int] = 512,
+        scale: tuple[int, int] = (2048, 512),
+        ratio_range: tuple[float, float] = (0.5, 2.0),
+        cat_max_ratio: float = 0.75,
+        flip: float = 0.5,
+        distortion: bool = True,
+        val_batch_size: int = 1,
+        workers: int | None = None,
+        repeat: int = 1,
+        train_split: str = "train",
+        val_split: str = "val",
+        predict: str | None = None,
+        synthetic: Synthetic | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed)
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+        if min(self.crop_size) < 1:
+            raise InputError(f"data.crop_size is {crop_size}: it must be at least 1")
+        self.synthetic = synthetic
+        # Made here to know the classes; the files are listed in setup.
+        self.train_data, self.val_data = dataset(train_split), dataset(val_split)
+        self.classes, self.palette = self.train_data.classes, self.train_data.palette
+        self.ignore_index = self.train_data.ignore_index
+        self.transform = training_transform(
+            self.crop_size, tuple(scale), tuple(ratio_range), cat_max_ratio, flip, distortion
+        )
+
+    def prepare_data(self) -> None:
+        """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
+        if self.synthetic is not None and not self.train_data.root.exists():
+            self.train_data.write_synthetic(self.synthetic)
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the files of the splits that the stage (fit, validate, predict) needs.
+
+        Raises:
+            InputError: Files are missing, see :class:`SegmentationDataset`.
+        """
+        if stage in (None, "fit"):
+            len(self.train_data)
+            self.train_set = Transformed(self.train_data, self.transform)
+        if stage in (None, "fit", "validate"):
+            len(self.val_data)
+            self.val_set = self.val_data
