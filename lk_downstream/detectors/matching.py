@@ -1,0 +1,71 @@
+"""Which predictions learn which object: the assignment by overlap, and the draw of samples from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lk_downstream.detectors.boxes import iou
+
+NEGATIVE, IGNORED = -1, -2
+
+
+@dataclass(frozen=True)
+class IoUAssigner:
+    """Assigns boxes to objects by their overlap (mmdet's ``MaxIoUAssigner``).
+
+    Attributes:
+        positive_iou: from this IoU with an object on a box is a positive sample of it.
+        negative_iou: below this IoU with every object it is a negative one; in between it is ignored.
+        low_quality: also assign to each object the boxes that overlap it most, whatever else they overlap; of several
+            objects that claim a box, the last has it.
+        minimum_iou: ... if they overlap it by this much.
+    """
+
+    positive_iou: float
+    negative_iou: float
+    low_quality: bool = True
+    minimum_iou: float = 0.0
+
+    def __call__(self, boxes: Tensor, objects: Tensor) -> Tensor:
+        """Index of the object, or `NEGATIVE`, or `IGNORED`, int64 (B,), for boxes (B, 4) and objects (G, 4)."""
+        if not len(boxes) or not len(objects):
+            return torch.full((len(boxes),), NEGATIVE, device=boxes.device)
+        overlaps = iou(objects[:, None], boxes)
+        best, nearest = overlaps.max(0)
+        matched = torch.where(best < self.negative_iou, NEGATIVE, IGNORED)
+        matched = torch.where(best >= self.positive_iou, nearest, matched)
+        if self.low_quality:
+            most = overlaps.amax(1, keepdim=True)
+            claims = (overlaps == most) & (most >= self.minimum_iou)
+            order = torch.arange(1, len(objects) + 1, device=boxes.device)
+            last = (claims * order[:, None]).amax(0)
+            matched = torch.where(last > 0, last - 1, matched)
+        return matched
+
+
+@dataclass(frozen=True)
+class RandomSampler:
+    """Draws positive and negative samples at random (mmdet's ``RandomSampler``).
+
+    Attributes:
+        number: samples of an image, at most.
+        positive_fraction: of these, the largest part that may be positive; negatives fill the rest.
+    """
+
+    number: int
+    positive_fraction: float
+
+    def __call__(self, matched: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the positive (P,) and the negative (M,) samples among the result (B,) of an assigner."""
+        positive = self._draw(matched >= 0, int(self.number * self.positive_fraction))
+        return positive, self._draw(matched == NEGATIVE, self.number - len(positive))
+
+    @staticmethod
+    def _draw(candidates: Tensor, number: int) -> Tensor:
+        index = candidates.nonzero().squeeze(1)
+        if len(index) <= number:
+            return index
+        return index[torch.randperm(len(index), device=index.device)[:number]]
