@@ -1,7 +1,9 @@
-"""RepLKNet and SLaK as timm models, and any hierarchical timm model as a multi-scale extractor."""
+"""RepLKNet and SLaK as timm models, any hierarchical timm model as a multi-scale extractor, and their weights."""
 
 from lk_downstream.backbones import replknet, slak  # noqa: F401 (registers the models with timm)
-from lk_downstream.backbones.extractor import Backbone, create_backbone
+from lk_downstream.backbones.extractor import Backbone
+from lk_downstream.backbones.factory import create_backbone
 from lk_downstream.backbones.reparam import reparameterize
+from lk_downstream.backbones.weights import LoadReport, load_weights
 
-__all__ = ["Backbone", "create_backbone", "reparameterize"]
+__all__ = ["Backbone", "LoadReport", "create_backbone", "load_weights", "reparameterize"]

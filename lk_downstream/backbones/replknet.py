@@ -15,7 +15,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from lk_downstream.backbones import registry
 from lk_downstream.backbones.blocks import LargeKernelConv, conv_bn, depthwise_conv, run_block
+from lk_downstream.backbones.formats import to_model_keys
 
 SIZES = {
     "replknet_31b": {"channels": (128, 256, 512, 1024)},
@@ -304,13 +306,6 @@ class RepLKNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, Tensor]:
-    """Any published format -> the authors' keys, for ``timm.create_model(..., pretrained=True)``."""
-    from lk_downstream.backbones.formats import to_model_keys
-
-    return to_model_keys(state_dict, model)
-
-
 def _cfg(url: str = "", **changes) -> dict:
     return {
         "url": url,
@@ -333,11 +328,12 @@ def _cfg(url: str = "", **changes) -> dict:
 
 default_cfgs = generate_default_cfgs(
     {
-        "replknet_31b.untrained": _cfg(),
-        "replknet_31l.untrained": _cfg(),
-        "replknet_xl.untrained": _cfg(
-            input_size=(3, 320, 320), pool_size=(10, 10), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        **{
+            f"{model}.{name}": _cfg(**registry.timm_cfg(weights))
+            for model, published in registry.PUBLISHED.items()
+            if model in SIZES
+            for name, weights in published.items()
+        },
         "test_replknet.untrained": _cfg(input_size=(3, 160, 160), pool_size=(5, 5)),
     }
 )
@@ -348,7 +344,7 @@ def _create(variant: str, pretrained: bool, kwargs: dict) -> RepLKNet:
         RepLKNet,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=to_model_keys,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **{**SIZES[variant], **kwargs},
     )

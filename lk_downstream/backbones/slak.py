@@ -17,6 +17,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lk_downstream.backbones.blocks import LargeKernelConv, run_block
+from lk_downstream.backbones.formats import to_model_keys
 
 SIZES = {
     "slak_tiny": {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)},
@@ -260,13 +261,6 @@ class SLaK(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def checkpoint_filter_fn(state_dict: dict, model: nn.Module) -> dict[str, Tensor]:
-    """Any published format -> the authors' keys, for ``timm.create_model(..., pretrained=True)``."""
-    from lk_downstream.backbones.formats import to_model_keys
-
-    return to_model_keys(state_dict, model)
-
-
 def _cfg(url: str = "", **changes) -> dict:
     return {
         "url": url,
@@ -303,7 +297,7 @@ def _create(variant: str, pretrained: bool, kwargs: dict) -> SLaK:
         SLaK,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=to_model_keys,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **{**SIZES[variant], **kwargs},
     )

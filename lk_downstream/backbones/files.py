@@ -1,0 +1,139 @@
+"""Reading a weight file from disk or the network, without ever running code that it carries."""
+
+from __future__ import annotations
+
+import _compat_pickle
+import hashlib
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+
+from lk_downstream.errors import InputError
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[A-Za-z]+$")
+
+# Sites that answer a download with a page.
+_PAGES = ("drive.google.com", "pan.baidu.com", "surfdrive.surf.nl")
+
+
+class _Inert:
+    """Stands in for any class or function that a file names beside its tensors: takes everything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def is_url(source: str) -> bool:
+    """Whether ``source`` is an address and not a path."""
+    return source.startswith(("http://", "https://"))
+
+
+def download(url: str) -> Path:
+    """The file at ``url``, from torch.hub's folder of checkpoints if it is there, else downloaded to it.
+
+    The file appears under its name only when complete and, where the name carries the start of its sha256
+    (``-1b1e394f.pth``), verified.
+
+    Raises:
+        InputError: no connection, a wrong hash, or an address that leads to a page.
+    """
+    host, name = urlparse(url).netloc, Path(urlparse(url).path).name or "weights"
+    if host in _PAGES and not name == "download":
+        raise InputError(f"{url} leads to a page, not to a file; download the file with a browser and give its path.")
+    expected = _HASH_IN_NAME.search(name)
+    if not expected:  # such a name may not be unique
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), expected and expected[1])
+        except (URLError, OSError, RuntimeError) as error:
+            raise InputError(
+                f"{url} cannot be downloaded ({error}); fetch it by other means and give its path."
+            ) from error
+    return path
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What the weight file at ``path`` holds: tensors on the CPU, plain values, and inert stand-ins for the rest.
+
+    Raises:
+        InputError: no such file, a folder, a web page, a damaged file, or one that is not a dictionary.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the weight file in it.")
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}.")
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
+        raise InputError(
+            f"{path} is a web page, not weights; open its address in a browser and download the file itself."
+        )
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise InputError(f"{path} ends too early; download or copy it again.")
+    try:
+        content = _read_safetensors(path) if start[8:9] == b"{" else _read_pickle(path)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as weights ({reason}); it may be incomplete: download or save it again."
+        ) from error
+    if not isinstance(content, dict):
+        kind = "whole pickled object" if isinstance(content, _Inert) else type(content).__name__
+        raise InputError(f"{path} holds a {kind}, not a dictionary of tensors; save the model's state dict.")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _read_pickle(path: Path) -> Any:
+    stand_ins = [(_Inert, name) for name in _named_globals(path)]
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _named_globals(path: Path) -> set[str]:
+    """Full names of the classes and functions in a file that torch.load(weights_only=True) would refuse."""
+    if zipfile.is_zipfile(path):
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    # Written before torch 1.6 (OpenMMLab still does): a magic number, the protocol, the system, and the content.
+    names = set()
+    with open(path, "rb") as file:
+        for _ in range(4):
+            names.update(_globals_in_pickle(file))
+    return names
+
+
+def _globals_in_pickle(file: Any) -> Iterator[str]:
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            module, name = argument.split(" ", 1)
+            yield f"{module}.{name}"
+            # Names as Python 2 had them, which pickle writes for its protocol 2, and as they are read.
+            if (module, name) in _compat_pickle.NAME_MAPPING:
+                yield ".".join(_compat_pickle.NAME_MAPPING[module, name])
+            elif module in _compat_pickle.IMPORT_MAPPING:
+                yield f"{_compat_pickle.IMPORT_MAPPING[module]}.{name}"
+        elif opcode.name == "STACK_GLOBAL":
+            raise pickle.UnpicklingError("pickle protocol 4 is not supported")
