@@ -38,7 +38,7 @@ class LargeKernelConv(nn.Module):
     Args:
         channels: number of channels C.
         kernel_size: K, odd.
-        small_kernel: n, odd; None for a single plain branch.
+        small_kernel: n, odd; 0 for a single plain branch.
         decomposed: two rectangular branches in place of the square one.
         merged: build the form that :meth:`reparameterize` leaves, to load such weights.
     """
@@ -47,21 +47,21 @@ class LargeKernelConv(nn.Module):
         self,
         channels: int,
         kernel_size: int,
-        small_kernel: int | None,
+        small_kernel: int,
         decomposed: bool = False,
         merged: bool = False,
     ):
         super().__init__()
-        if kernel_size % 2 == 0 or (small_kernel is not None and small_kernel % 2 == 0):
+        if kernel_size % 2 == 0 or (small_kernel and small_kernel % 2 == 0):
             raise ValueError(f"kernel sizes must be odd, not {kernel_size} and {small_kernel}")
-        if decomposed and small_kernel is None:
+        if decomposed and not small_kernel:
             raise ValueError("a decomposed kernel needs its short side, the small kernel")
         if decomposed:
             self.LoRA1 = conv_bn(depthwise_conv(channels, (kernel_size, small_kernel)))
             self.LoRA2 = conv_bn(depthwise_conv(channels, (small_kernel, kernel_size)))
         else:
             self.lkb_origin = conv_bn(depthwise_conv(channels, kernel_size))
-        if small_kernel is not None and small_kernel < kernel_size:
+        if small_kernel and small_kernel < kernel_size:
             self.small_conv = conv_bn(depthwise_conv(channels, small_kernel))
         if merged:
             self.reparameterize()
@@ -106,13 +106,15 @@ class LargeKernelConv(nn.Module):
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, training batch norms of ``module`` normalise by the batch but leave their running statistics alone."""
     norms = [m for m in module.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, batches in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def run_block(block: nn.Module, x: Tensor, checkpoint: bool) -> Tensor:

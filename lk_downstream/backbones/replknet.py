@@ -25,7 +25,7 @@ SIZES = {
     "replknet_xl": {
         "channels": (256, 512, 1024, 2048),
         "kernel_sizes": (27, 27, 27, 13),
-        "small_kernel": None,
+        "small_kernel": 0,
         "dw_ratio": 1.5,
     },
     "test_replknet": {
@@ -53,7 +53,7 @@ class RepLKBlock(nn.Module):
         self,
         channels: int,
         kernel_size: int,
-        small_kernel: int | None,
+        small_kernel: int,
         dw_ratio: float,
         drop_path: float,
         merged: bool,
@@ -117,7 +117,7 @@ class RepLKNet(nn.Module):
         channels: channels of the four stages.
         layers: number of (RepLKBlock, ConvFFN) pairs of the four stages.
         kernel_sizes: large kernel of the four stages, or one for all (the paper's ablation has 3, 7, 13, 25 and 31).
-        small_kernel: parallel small kernel; None for none.
+        small_kernel: parallel small kernel; 0 for none (timm takes None for "not given").
         dw_ratio: channels inside a RepLKBlock relative to outside.
         ffn_ratio: channels inside a ConvFFN relative to outside.
         norm_intermediate_features: a batch norm on every returned map, as XL has on ADE20K and COCO.
@@ -134,7 +134,7 @@ class RepLKNet(nn.Module):
         channels: Sequence[int] = (128, 256, 512, 1024),
         layers: Sequence[int] = (2, 2, 18, 2),
         kernel_sizes: int | Sequence[int] = (31, 29, 27, 13),
-        small_kernel: int | None = 5,
+        small_kernel: int = 5,
         dw_ratio: float = 1.0,
         ffn_ratio: float = 4.0,
         norm_intermediate_features: bool = False,

@@ -44,14 +44,14 @@ class SLaKBlock(nn.Module):
         kernel_size: int,
         small_kernel: int,
         decomposed: bool,
-        ls_init_value: float | None,
+        ls_init_value: float,
         drop_path: float,
         merged: bool,
     ):
         super().__init__()
         # Where the small kernel is as large as the large one ("7 7 7 7 100"), the authors build a single plain branch.
         decomposed = decomposed and small_kernel < kernel_size
-        small = small_kernel if small_kernel < kernel_size else None
+        small = small_kernel if small_kernel < kernel_size else 0
         self.large_kernel = LargeKernelConv(dim, kernel_size, small, decomposed, merged)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
@@ -84,7 +84,7 @@ class SLaK(nn.Module):
             rectangles. Released: 51 49 47 13 5; the paper also has 31 29 27 13 5 and 61 59 57 13 5.
         width_factor: channels are int(dims * width_factor); the released models pair 1.3 with a sparsity of 0.4.
         decomposed: two rectangular kernels in place of each large one, as released.
-        ls_init_value: initial layer scale, None or 0 for none; 1e-6 for ImageNet, 1.0 downstream.
+        ls_init_value: initial layer scale, 0 for none; 1e-6 for ImageNet, 1.0 downstream.
         head_init_scale: factor on the classifier's initial weights.
         merged: build the form that reparameterization leaves, to load weights that are merged already.
         drop_rate: dropout before the classifier.
@@ -101,7 +101,7 @@ class SLaK(nn.Module):
         kernel_size: Sequence[int] = (51, 49, 47, 13, 5),
         width_factor: float = 1.3,
         decomposed: bool = True,
-        ls_init_value: float | None = 1e-6,
+        ls_init_value: float = 1e-6,
         head_init_scale: float = 1.0,
         merged: bool = False,
         drop_rate: float = 0.0,
