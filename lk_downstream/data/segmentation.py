@@ -56,7 +56,7 @@ class SegmentationDataset(Dataset):
     tree: str  # the expected files, shown when they are not there
     mask_hint = ""  # what else may be wrong when a mask has values outside the classes
 
-    def __init__(self, split: str, root: str | os.PathLike):
+    def __init__(self, split: str, root: str):
         self.root = Path(root)
         self.split = self._own_name(split)
 
@@ -169,7 +169,7 @@ annotations/validation/ADE_val_00000001.png ...
 (ADEChallengeData2016.zip of the MIT scene parsing benchmark, unpacked)"""
     mask_hint = ": these are not the masks of the scene parsing benchmark (ADEChallengeData2016)"
 
-    def __init__(self, split: str, root: str | os.PathLike = "data/ADEChallengeData2016"):
+    def __init__(self, split: str, root: str = "data/ADEChallengeData2016"):
         super().__init__(split, root)
 
     def folders(self) -> tuple[Path, Path]:
@@ -202,7 +202,7 @@ gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png ...
 (leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com, unpacked)"""
     mask_hint = ": these are not *_gtFine_labelIds.png as Cityscapes distributes them"
 
-    def __init__(self, split: str, root: str | os.PathLike = "data/cityscapes"):
+    def __init__(self, split: str, root: str = "data/cityscapes"):
         super().__init__(split, root)
 
     def folders(self) -> tuple[Path, Path]:
@@ -244,7 +244,7 @@ class SegmentationFolder(SegmentationDataset):
     def __init__(
         self,
         split: str,
-        root: str | os.PathLike,
+        root: str,
         classes: list[str] | str | None = None,
         ignore_index: int = 255,
         reduce_zero_label: bool = False,

@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from lk_downstream.data.labels import IGNORE_INDEX
 
 _TRIES = 10  # of mmseg's RandomCrop
+_STRIP = 2**15  # pixels that the colour steps work on at a time
 
 
 def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
@@ -121,11 +122,13 @@ class RandomResizeCrop(v2.Transform):
         return tv_tensors.Image(crop_image(inpt, params["window"]))
 
     def _accepts(self, labels: np.ndarray) -> bool:
-        counts = torch.bincount(torch.from_numpy(labels).view(-1), minlength=256)
+        # The class that could fill the crop is the most frequent one on every eighth pixel; only that one is counted.
+        counts = np.bincount(labels[::8, ::8].ravel(), minlength=256)
         counts[IGNORE_INDEX] = 0
-        total = int(counts.sum())
-        # float64, as mmseg divides; more than one class follows from a share below 1 (and no class has none)
-        return total > 0 and int(counts.max()) / total < min(self.cat_max_ratio, 1.0)
+        largest = np.count_nonzero(labels == counts.argmax())
+        labelled = labels.size - np.count_nonzero(labels == IGNORE_INDEX)
+        # A share below 1 also means that there is more than one class.
+        return labelled > 0 and largest / labelled < min(self.cat_max_ratio, 1.0)
 
 
 def window_of(size: Sequence[int], resized: Sequence[int], offset: Sequence[int], crop: Sequence[int]) -> Window:
@@ -151,11 +154,14 @@ def window_of(size: Sequence[int], resized: Sequence[int], offset: Sequence[int]
 
 def crop_labels(labels: np.ndarray, window: Window) -> np.ndarray:
     """The window of a mask (uint8, (H, W)) resized to the nearest label, as OpenCV's ``INTER_NEAREST``."""
-    indices = [
+    rows, columns = (
         first + np.minimum((np.arange(extent) / zoom).astype(np.intp), span - 1)
         for extent, (first, span), zoom in zip(window.size, (window.rows, window.columns), window.zoom)
-    ]
-    return labels.take(indices[0], axis=0).take(indices[1], axis=1)
+    )
+    if window.zoom[0] < 1:  # fewer rows first, then columns of those; the slow step is the one over columns
+        return labels.take(rows, axis=0).take(columns, axis=1)
+    top, count = window.rows
+    return labels[top : top + count].take(columns, axis=1).take(rows - top, axis=0)
 
 
 def crop_image(image: Tensor, window: Window) -> Tensor:
@@ -234,50 +240,86 @@ def distort(
     Returns:
         uint8, (3, H, W).
     """
-    if brightness is None and contrast is None and saturation is None and hue is None:
-        return image
-    pixels = image.to(torch.float32, memory_format=torch.contiguous_format)
-    if brightness is not None:
-        pixels.add_(brightness).clamp_(0, 255)
-    if contrast is not None and not contrast_last:
-        pixels.mul_(contrast).clamp_(0, 255)
-    if saturation is not None or hue:
-        pixels = _saturation_and_hue(pixels, 1.0 if saturation is None else saturation, (hue or 0) / 30)
-    if contrast is not None and contrast_last:
-        pixels.mul_(contrast).clamp_(0, 255)
-    return pixels.add_(0.5).to(torch.uint8)  # round to nearest; 255.5 becomes 255
+    source = image.numpy()
+    result = np.empty_like(source, order="C")
+    # In strips that stay in the processor's cache: three times as fast as step by step over the whole image.
+    rows = max(1, _STRIP // source.shape[2])
+    for top in range(0, source.shape[1], rows):
+        strip = source[:, top : top + rows].astype(np.float32, order="C")
+        if brightness is not None:
+            strip += brightness
+            np.clip(strip, 0, 255, out=strip)
+        if contrast is not None and not contrast_last:
+            strip *= contrast
+            np.minimum(strip, 255, out=strip)
+        if saturation is not None:
+            _saturate(strip, saturation)
+        if hue:
+            strip = _shift_hue(strip, hue / 30)
+        if contrast is not None and contrast_last:
+            strip *= contrast
+            np.minimum(strip, 255, out=strip)
+        strip += 0.5  # the conversion cuts off: round to the nearest
+        result[:, top : top + rows] = strip
+    return torch.from_numpy(result)
 
 
-def _saturation_and_hue(pixels: Tensor, factor: float, shift: float) -> Tensor:
-    """Saturation times ``factor``, hue plus ``shift`` sixths of the circle (-1..1), of float RGB 0..255, (3, H, W).
+def _saturate(pixels: np.ndarray, factor: float) -> None:
+    """Multiply the saturation of float32 RGB 0..255, (3, H, W), in place.
 
     With V = max and m = min of a pixel, multiplying the saturation (V - m) / V by k turns a channel c into
-    V - (V - c) k, and the limit of 1 is k <= V / (V - m).
-
-    Along the hue circle a channel stays at V for two sixths, falls to m in one, stays for two, and rises in one. In the
-    half in which it falls, the difference to the next channel falls by the same steps, and in the half in which it
-    rises, it rises likewise. So a shift by d adds or subtracts d (V - m), and clipping to m..V makes the plateaus.
+    V + (c - V) k. The saturation is at most 1, so k is at most V / (V - m).
     """
-    red, green, blue = pixels
-    high = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
-    if factor != 1.0:
-        limit = high / (high - low).clamp_(min=1e-6)
-        weight = limit.clamp_(max=factor)
-        pixels = torch.lerp(high, pixels, weight)
-        low = torch.lerp(high, low, weight)
-    if shift == 0:
-        return pixels
-    step = (high - low).mul_(abs(shift))
+    high = _largest(pixels)
+    weight: float | np.ndarray = factor
+    if factor > 1:
+        weight = high - _smallest(pixels)
+        np.maximum(weight, 1e-6, out=weight)
+        np.divide(high, weight, out=weight)
+        np.minimum(weight, factor, out=weight)
+    pixels -= high
+    pixels *= weight
+    pixels += high
+
+
+def _shift_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
+    """Add ``shift`` sixths of the circle (-1 to 1) to the hue of float32 RGB 0..255, (3, H, W).
+
+    Let V = max and m = min of a pixel. Along the circle red stays at V for two sixths, falls to m in one, stays there
+    for two and rises in one; green and blue follow two and four sixths later. Where blue is m, red - green falls by
+    V - m per sixth, and red is that plus V, clipped to m..V; elsewhere red - green rises likewise, and red is that plus
+    m. So a shift needs no hue: it moves the sum by shift (V - m) before it is clipped. The other channels follow by
+    turning the names, and a backward shift by turning them the other way.
+    """
+    high, low = _largest(pixels), _smallest(pixels)
+    step = high - low
+    step *= abs(shift)
     falling, rising = high - step, low + step
-    # Forward the order is red, green, blue; backward the circle is run through the other way.
+    # Which of the two holds is chosen by a large number, as numpy is far slower with masks; where blue is only nearly
+    # m, both give the same after clipping. rising - falling has the sign of |shift| - 1/2.
+    choose, sign = (np.maximum, -1e4) if abs(shift) <= 0.5 else (np.minimum, 1e4)
     order = 1 if shift > 0 else -1
-    result = torch.empty_like(pixels)
-    for channel in range(3):
+    result = np.empty_like(pixels)
+    for channel, target in enumerate(result):
         follower, other = pixels[(channel + order) % 3], pixels[(channel - order) % 3]
-        start = torch.where(other <= low, falling, rising)
-        torch.clamp(start.add_(pixels[channel]).sub_(follower), low, high, out=result[channel])
+        np.subtract(other, low, out=target)
+        target *= sign
+        target += falling
+        choose(target, rising, out=target)
+        target += pixels[channel]
+        target -= follower
+        np.clip(target, low, high, out=target)
     return result
+
+
+def _largest(pixels: np.ndarray) -> np.ndarray:
+    largest = np.maximum(pixels[0], pixels[1])
+    return np.maximum(largest, pixels[2], out=largest)
+
+
+def _smallest(pixels: np.ndarray) -> np.ndarray:
+    smallest = np.minimum(pixels[0], pixels[1])
+    return np.minimum(smallest, pixels[2], out=smallest)
 
 
 class PadToSize(v2.Transform):

@@ -1,0 +1,34 @@
+"""Read some of a data set's masks and print the values found against those expected.
+
+Example: python tools/check_data.py --dataset SegmentationFolder --dataset.root data/mine --split val
+"""
+
+import sys
+from collections.abc import Callable
+
+from jsonargparse import auto_cli
+
+from lk_downstream.data import SegmentationDataset
+from lk_downstream.data.check import check_dataset
+from lk_downstream.errors import InputError
+
+
+def check(dataset: Callable[[str], SegmentationDataset], split: str = "train", count: int = 200) -> int:
+    """Read samples of a data set and print what is in its masks; the exit code is 1 if training would refuse some.
+
+    Args:
+        dataset: ADE20K, Cityscapes or SegmentationFolder with its options, such as --dataset.root.
+        split: The split to read.
+        count: Largest number of samples to read.
+    """
+    try:
+        report = check_dataset(dataset(split), count)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(auto_cli(check, as_positional=False))
