@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from lk_downstream.errors import InputError
+
+try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when they are gone, Pillow reads everything.
+    from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+except ImportError:
+    decode_jpeg = decode_png = None
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG would change class numbers
@@ -53,7 +57,7 @@ def read_mask(path: str | Path) -> torch.Tensor:
     """
     data = _read_bytes(path)
     header = _png_header(data)
-    if header == (8, _GREY):
+    if decode_png and header == (8, _GREY):
         try:
             return decode_png(_as_tensor(data), ImageReadMode.UNCHANGED)[0]
         except RuntimeError:
@@ -77,9 +81,9 @@ def _fast_picture(data: bytes) -> list[torch.Tensor]:
     """The picture by torchvision's decoders (twice as fast as Pillow, same pixels), or [] if Pillow must read it."""
     try:
         # A JPEG without its end marker is left to Pillow, which refuses a truncated one; libjpeg paints the rest grey.
-        if data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9":
+        if decode_jpeg and data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9":
             return [decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)]
-        if _png_header(data) == (8, _RGB):
+        if decode_png and _png_header(data) == (8, _RGB):
             return [decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)]
     except RuntimeError:
         pass

@@ -78,8 +78,8 @@ class RandomResizeCrop(v2.Transform):
     largest class has less than ``cat_max_ratio`` of the labelled pixels; after 10 tries the next one is taken as it is.
     A picture smaller than the crop is not cropped on that side.
 
-    The crop begins on a pixel of the original rather than of the resized picture, which moves it by at most half a
-    pixel of the original; image and mask are moved alike.
+    The crop begins on a pixel of the original rather than of the resized picture, which moves it by half a pixel of the
+    original at most (the last possible crop: by one); image and mask are moved alike.
 
     Args:
         crop_size: Height and width of the crop.

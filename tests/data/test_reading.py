@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lk_downstream.data import reading
+from lk_downstream.data.reading import read_mask, read_picture
+from lk_downstream.errors import InputError
+
+
+@pytest.fixture(params=["torchvision", "pillow"], autouse=True)
+def decoder(request, monkeypatch):
+    """With torchvision's decoders, and without, as it will be when they are gone."""
+    if request.param == "pillow":
+        monkeypatch.setattr(reading, "decode_jpeg", None)
+        monkeypatch.setattr(reading, "decode_png", None)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.jpg", "RGB"), ("a.png", "RGB"), ("a.jpg", "L"), ("a.bmp", "RGB"),
+                                            ("a.png", "RGBA"), ("a.png", "P"), ("a.jpg", "CMYK")])  # fmt: skip
+def test_pictures_are_as_pillow_reads_them(tmp_path, pixels, name, mode):
+    Image.fromarray(pixels).convert(mode).save(tmp_path / name)
+    expected = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+    image = read_picture(tmp_path / name)
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 24, 32)
+    # torchvision converts CMYK by another formula than Pillow, grey and RGB pixels are the same
+    assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected).max() <= (2 if mode == "CMYK" else 0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_exif_orientation_is_applied(tmp_path, pixels, name):
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+    assert read_picture(tmp_path / name).shape == (3, 32, 24)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp"])
+def test_truncated_picture(tmp_path, pixels, name):
+    Image.fromarray(pixels).save(tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=rf"{name} is truncated or damaged .*download or copy it again"):
+        read_picture(tmp_path / name)
+
+
+def test_no_picture(tmp_path):
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(InputError, match=r"a\.jpg is not a picture"):
+        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"cannot read .*b\.jpg: No such file"):
+        read_picture(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"c\.jpg is not a picture"):
+        read_picture(tmp_path / "c.jpg")
+
+
+def test_deep_picture_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="more than 8 bits per channel"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_masks_keep_their_numbers(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8)
+    Image.fromarray(labels).save(tmp_path / "grey.png")
+    palette = Image.fromarray(labels, mode="L").copy()
+    palette.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    palette.save(tmp_path / "palette.png")
+    palette.save(tmp_path / "palette.bmp")
+    for name in ("grey.png", "palette.png", "palette.bmp"):
+        assert torch.equal(read_mask(tmp_path / name), torch.from_numpy(labels)), name
+    Image.fromarray(labels > 100).save(tmp_path / "bits.png")
+    assert torch.equal(read_mask(tmp_path / "bits.png"), torch.from_numpy((labels > 100).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_masks_of_few_bits_keep_their_numbers(tmp_path, bits):
+    import cv2
+
+    highest = 2**bits - 1
+    labels = np.random.default_rng(0).integers(0, highest + 1, (24, 32), dtype=np.uint8)
+    _write_grey_png(tmp_path / "few.png", labels, bits)
+    # the file is right: OpenCV stretches it to 0..255, as the PNG standard says for pictures
+    assert np.array_equal(cv2.imread(str(tmp_path / "few.png"), cv2.IMREAD_GRAYSCALE), labels * (255 // highest))
+    assert torch.equal(read_mask(tmp_path / "few.png"), torch.from_numpy(labels))
+
+
+def _write_grey_png(path, labels, bits):
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    shifts = np.arange(8 - bits, -1, -bits)
+    packed = (labels.reshape(len(labels), -1, 8 // bits).astype(int) << shifts).sum(-1).astype(np.uint8)
+    header = struct.pack(">IIBBBBB", labels.shape[1], labels.shape[0], bits, 0, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b""))
+
+
+def test_masks_that_are_none(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "rgb.png")
+    with pytest.raises(InputError, match=r"rgb\.png is a RGB picture: a mask needs one 8-bit channel"):
+        read_mask(tmp_path / "rgb.png")
+    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match=r"deep\.png is a 16-bit picture"):
+        read_mask(tmp_path / "deep.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "cut.png")
+    data = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"cut\.png is truncated or damaged"):
+        read_mask(tmp_path / "cut.png")
