@@ -69,13 +69,20 @@ def download(url: str) -> Path:
     return path
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """What the weight file at ``path`` holds: tensors on the CPU, plain values, and inert stand-ins for the rest.
+def read(source: str | Path) -> dict[str, Any]:
+    """What the weight file at a path or address holds: tensors on the CPU, plain values, inert stand-ins for the rest.
 
     Raises:
         InputError: no such file, a folder, a web page, a damaged file, or one that is not a dictionary.
     """
-    path = Path(path).expanduser()
+    if is_url(str(source)):
+        path = download(str(source))
+        try:
+            return read(path)
+        except InputError:
+            path.unlink(missing_ok=True)  # a page or half a file would otherwise be found in its place for ever
+            raise
+    path = Path(source).expanduser()
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the weight file in it.")
     if not path.is_file():
@@ -91,14 +98,20 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content = _read_safetensors(path) if start[8:9] == b"{" else _read_pickle(path)
     except Exception as error:  # whatever a damaged file makes the readers raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(
-            f"{path} cannot be read as weights ({reason}); it may be incomplete: download or save it again."
+            f"{path} cannot be read as weights ({_reason(error)}); it may be incomplete, or hold more than tensors: "
+            "download it again, or save only a state dict."
         ) from error
     if not isinstance(content, dict):
         kind = "whole pickled object" if isinstance(content, _Inert) else type(content).__name__
         raise InputError(f"{path} holds a {kind}, not a dictionary of tensors; save the model's state dict.")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something; torch puts advice that would run the file's code before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[1] if lines[0].startswith("Weights only load failed") and len(lines) > 1 else lines[0]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _read(source: str | os.PathLike | Mapping) -> tuple[Mapping, str]:
     model, _, name = source.partition(".")
     if weights := registry.find(model, name):
         source = weights.url
-    return files.read(files.download(source) if files.is_url(source) else source), source
+    return files.read(source), source
 
 
 class _Layout:
