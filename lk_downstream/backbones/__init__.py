@@ -1,6 +1,6 @@
 """RepLKNet and SLaK as timm models, any hierarchical timm model as a multi-scale extractor, and their weights."""
 
-from lk_downstream.backbones import replknet, slak  # noqa: F401 (registers the models with timm)
+from lk_downstream.backbones import convnext_isotropic, replknet, slak  # noqa: F401 (registers the models with timm)
 from lk_downstream.backbones.extractor import Backbone
 from lk_downstream.backbones.factory import create_backbone
 from lk_downstream.backbones.reparam import reparameterize

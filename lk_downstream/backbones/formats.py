@@ -43,7 +43,8 @@ _CONVNEXT_NAMES = [
 _FAMILIES = {
     "RepLKNet": r"^stages\.(\d+)\.blocks\.(\d+)\.large_kernel\.",
     "SLaK": r"^stages\.(\d+)\.(\d+)\.large_kernel\.",
-    "ConvNeXt": r"^stages\.(\d+)\.(?:blocks\.)?(\d+)\.(?:conv_dw|dwconv|depthwise_conv)\.",
+    # The isotropic models have no stages.
+    "ConvNeXt": r"^(?:stages\.(\d+)\.(?:blocks\.)?|blocks\.)(\d+)\.(?:conv_dw|dwconv|depthwise_conv)\.",
 }
 
 
@@ -125,7 +126,7 @@ def describe(network: Mapping[str, Tensor]) -> str:
     blocks, channels, kernels = defaultdict(set), defaultdict(int), defaultdict(int)
     for key, value in network.items():
         if (match := re.match(_FAMILIES[kind], key)) and value.ndim == 4:
-            stage = int(match[1])
+            stage = int(match[1] or 0)
             blocks[stage].add(match[2])
             channels[stage] = max(channels[stage], value.shape[0])
             kernels[stage] = max(kernels[stage], *value.shape[2:])

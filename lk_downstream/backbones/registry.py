@@ -98,6 +98,9 @@ _CONVNEXT_ADE20K = [
     ("xlarge", "22k", 640, 53.6),
 ]
 
+# (size, figure)
+_ISOTROPIC = [("small", "78.7 top-1"), ("base", "82.0 top-1"), ("large", "82.6 top-1")]
+
 # (model, name, file, figure as the authors report it, input size), mmpretrain's copies of the authors' weights
 _REPLKNET = [
     ("replknet_31b", "in1k", "31B_3rdparty_in1k_20221118-fd08e268", "83.5 top-1", 224),
@@ -118,6 +121,8 @@ def _rows() -> list[Weights]:
         url = f"{_FB}ade20k/upernet_convnext_{size}_{data}_{crop}x{crop}.pth"
         figure = f"UperNet, {miou} mIoU on ADE20K"
         rows.append(Weights(f"convnext_{size}", f"in{data}_ade20k_{crop}", url, figure, 150, crop))
+    for size, figure in _ISOTROPIC:
+        rows.append(Weights(f"convnext_isotropic_{size}", "in1k", f"{_FB}convnext_iso_{size}_1k_224_ema.pth", figure))
     for model, name, file, figure, size in _REPLKNET:
         half = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if model == "replknet_xl" else {}
         url = f"{_MMPRETRAIN}replknet-{file}.pth"
