@@ -9,7 +9,7 @@ from lk_downstream.detectors.mask_head import MaskHead, MaskHeadSettings
 from lk_downstream.detectors.matching import IoUAssigner, RandomSampler
 from lk_downstream.detectors.models import FCOS, CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN, RetinaNet
 from lk_downstream.detectors.paste import paste_masks, to_original
-from lk_downstream.detectors.roi_head import RoIHead, RoISettings, Stage
+from lk_downstream.detectors.roi_head import RoIHead, RoISettings
 from lk_downstream.detectors.selection import Selection
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "RoIHead",
     "RoISettings",
     "Selection",
-    "Stage",
     "TwoStageDetector",
     "paste_masks",
     "to_original",

@@ -15,14 +15,14 @@ def conv_block(in_channels: int, out_channels: int, norm: str | None = None) -> 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        norm: ``"bn"``, ``"gn"`` (32 groups, or one per channel of a narrow head), or None: a bias instead.
+        norm: ``"bn"``, ``"gn"`` (32 groups, in narrow heads fewer of 8 channels), or None: a bias instead.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv"] = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm is None)
     if norm == "bn":
         layers["bn"] = nn.BatchNorm2d(out_channels)
     elif norm == "gn":
-        layers["gn"] = nn.GroupNorm(math.gcd(32, out_channels), out_channels)
+        layers["gn"] = nn.GroupNorm(math.gcd(32, max(out_channels // 8, 1), out_channels), out_channels)
     layers["activate"] = nn.ReLU(inplace=True)
     return nn.Sequential(layers)
 

@@ -11,31 +11,25 @@ from lk_downstream.detectors.bbox_head import BBoxHeadSettings
 from lk_downstream.detectors.detector import OneStageDetector, TwoStageDetector
 from lk_downstream.detectors.fcos_head import FCOSHead, FCOSSettings
 from lk_downstream.detectors.fpn import FPN, FPNSettings
-from lk_downstream.detectors.matching import IoUAssigner
-from lk_downstream.detectors.roi_head import RoIHead, RoISettings, Stage
+from lk_downstream.detectors.roi_head import RoIHead, RoISettings
 from lk_downstream.detectors.selection import Selection
 
 FPN_NECK = FPNSettings()
+FCOS_NECK = FPNSettings(finest_stride=8, extra="output", extra_relu=True)
+RETINA_NECK = FPNSettings(finest_stride=8, extra="input")
 MASK_RPN = RPNSettings()
+CASCADE_RPN = RPNSettings(allowed_border=0, beta=1 / 9, train=Selection(2000, 0.7, 0.0, per_level=2000))
 MASK_ROI = RoISettings()
-FASTER_ROI = RoISettings(stages=(Stage(IoUAssigner(0.5, 0.5, low_quality=False)),), mask=None)
-CASCADE_RPN = RPNSettings(
-    allowed_border=0,
-    beta=1 / 9,
-    train=Selection(keep=2000, nms_iou=0.7, score_threshold=0.0, per_level=2000),
-)
+FASTER_ROI = RoISettings(low_quality=False, masks=False)
 CASCADE_MASK_ROI = RoISettings(
-    stages=(
-        Stage(IoUAssigner(0.5, 0.5, low_quality=False), (0.1, 0.1, 0.2, 0.2), 1.0),
-        Stage(IoUAssigner(0.6, 0.6, low_quality=False), (0.05, 0.05, 0.1, 0.1), 0.5),
-        Stage(IoUAssigner(0.7, 0.7, low_quality=False), (0.033, 0.033, 0.067, 0.067), 0.25),
-    ),
+    ious=(0.5, 0.6, 0.7),
+    stds=((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)),
+    weights=(1.0, 0.5, 0.25),
+    low_quality=False,
     box=BBoxHeadSettings(convs=4, fcs=1, loss="giou", loss_weight=10.0),
 )
-CASCADE_ROI = replace(CASCADE_MASK_ROI, mask=None)
-FCOS_NECK = FPNSettings(finest_stride=8, extra="output", extra_relu=True)
+CASCADE_ROI = replace(CASCADE_MASK_ROI, masks=False)
 FCOS_HEAD = FCOSSettings()
-RETINA_NECK = FPNSettings(finest_stride=8, extra="input")
 RETINA_HEAD = RetinaSettings()
 
 

@@ -17,21 +17,7 @@ from lk_downstream.detectors.mask_head import MaskHead, MaskHeadSettings
 from lk_downstream.detectors.matching import IoUAssigner, RandomSampler
 from lk_downstream.detectors.roi_align import roi_features
 from lk_downstream.detectors.selection import Selection
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the second stage.
-
-    Attributes:
-        assigner: which proposals learn which object.
-        stds: divisors of the box deltas.
-        weight: factor of the stage's losses.
-    """
-
-    assigner: IoUAssigner = field(default_factory=lambda: IoUAssigner(0.5, 0.5, minimum_iou=0.5))
-    stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
-    weight: float = 1.0
+from lk_downstream.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -39,17 +25,27 @@ class RoISettings:
     """Settings of the second stage; the defaults are Mask R-CNN's.
 
     Attributes:
-        stages: one, or the stages of a cascade.
+        ious: for each stage the IoU with an object from which on a region is a positive sample of it; one, or several
+            for a cascade.
+        stds: for each stage the divisors of the box deltas.
+        weights: for each stage the factor of its losses.
+        low_quality: whether an object without a region of enough IoU may have its best one, of the same IoU at least:
+            it then prevails over an object that the region overlaps more.
+        masks: whether there are mask heads.
         box: of the box heads.
-        mask: of the mask heads; None for boxes only.
-        sampler: proposals of an image that the losses are computed on.
+        mask: of the mask heads.
+        sampler: regions of an image that the losses are computed on.
         test: selection of the detections.
         levels: pyramid levels, finest first, that regions are read from.
     """
 
-    stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(),))
+    ious: tuple[float, ...] = (0.5,)
+    stds: tuple[tuple[float, float, float, float], ...] = ((0.1, 0.1, 0.2, 0.2),)
+    weights: tuple[float, ...] = (1.0,)
+    low_quality: bool = True
+    masks: bool = True
     box: BBoxHeadSettings = field(default_factory=BBoxHeadSettings)
-    mask: MaskHeadSettings | None = field(default_factory=MaskHeadSettings)
+    mask: MaskHeadSettings = field(default_factory=MaskHeadSettings)
     sampler: RandomSampler = field(default_factory=lambda: RandomSampler(512, 0.25))
     test: Selection = field(default_factory=Selection)
     levels: int = 4
@@ -86,11 +82,13 @@ class RoIHead(nn.Module):
         super().__init__()
         self.settings, self.num_classes = settings, num_classes
         self.strides = tuple(strides[: settings.levels])
-        heads = [BBoxHead(channels, num_classes, stage.stds, settings.box) for stage in settings.stages]
+        if not len(settings.ious) == len(settings.stds) == len(settings.weights) > 0:
+            raise InputError("roi.ious, roi.stds and roi.weights must have one entry for each stage")
+        heads = [BBoxHead(channels, num_classes, stds, settings.box) for stds in settings.stds]
         # mmdet numbers the heads of a cascade only
         self.bbox_head = heads[0] if len(heads) == 1 else nn.ModuleList(heads)
         self.mask_head = None
-        if settings.mask is not None:
+        if settings.masks:
             masks = [MaskHead(channels, num_classes, settings.mask) for _ in heads]
             self.mask_head = masks[0] if len(masks) == 1 else nn.ModuleList(masks)
 
@@ -143,8 +141,9 @@ class RoIHead(nn.Module):
         """
         losses = {}
         heads, mask_heads = self.bbox_heads(), self.mask_heads()
-        for i, (stage, head) in enumerate(zip(self.settings.stages, heads)):
-            samples = [self.sample(stage.assigner, p, t) for p, t in zip(proposals, targets)]
+        for i, (iou, weight, head) in enumerate(zip(self.settings.ious, self.settings.weights, heads)):
+            assigner = IoUAssigner(iou, iou, self.settings.low_quality, minimum_iou=iou)
+            samples = [self.sample(assigner, p, t) for p, t in zip(proposals, targets)]
             boxes, labels = [s.boxes for s in samples], torch.cat([s.labels for s in samples])
             logits, deltas = head(self.features(maps, boxes, bbox_head.ROI_SIZE))
             wanted = torch.cat([t["boxes"][s.objects] for s, t in zip(samples, targets)])
@@ -152,7 +151,7 @@ class RoIHead(nn.Module):
             if mask_heads:
                 found["loss_mask"] = self.mask_loss(mask_heads[i], maps, samples, sizes, targets)
             prefix = f"s{i}." if len(heads) > 1 else ""
-            losses |= {prefix + name: value * stage.weight for name, value in found.items()}
+            losses |= {prefix + name: value * weight for name, value in found.items()}
             if i + 1 < len(heads):
                 refined = self.refine(head, boxes, (logits.detach(), deltas.detach()), sizes, labels)
                 # The objects' own boxes are added again by the next stage's sampling.

@@ -1,0 +1,307 @@
+"""COCO average precision: results gathered once, scored by pycocotools, the same on every process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch.distributed as dist
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from lk_downstream.errors import InputError
+
+Kind = Literal["bbox", "segm"]
+Backend = Literal["pycocotools", "faster_coco_eval"]
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+PER_CLASS = {"AP": (None, 0), "AP50": (0, 0), "AP75": (5, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
+
+
+class Scores(NamedTuple):
+    """What COCO's evaluation gives for boxes or for masks, in 0 .. 1; -1 where no object counts, as in pycocotools."""
+
+    figures: dict[str, float]  # the twelve of FIGURES
+    per_class: dict[str, dict[str, float]]  # class name -> the figures of PER_CLASS
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Run-length codes ``{"size": [H, W], "counts": str}`` of masks (K, H, W), bool or of 0 and 1."""
+    # COCO counts column by column; transposed on the masks' own device, the copy is already in that order.
+    columns = masks.byte().transpose(1, 2).contiguous().cpu().numpy().transpose(2, 1, 0)
+    return [{"size": code["size"], "counts": code["counts"].decode()} for code in rle.encode(columns)]
+
+
+def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "pycocotools") -> Any:
+    """The ``COCO`` object of an annotation file, or of its content.
+
+    ``area`` and ``iscrowd``, which files of other tools leave out, are filled in: the box's area (that of the mask for
+    objects with one), and 0.
+
+    Raises:
+        InputError: the file is missing, or no COCO annotations; or the backend is not installed.
+    """
+    name = "the annotations" if isinstance(source, dict) else str(source)
+    content = source if isinstance(source, dict) else _read_json(Path(source))
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise InputError(f"{name}: not a COCO annotation file, which has the keys images, annotations and categories")
+    coco = _backend(backend)[0]()
+    # a copy: the evaluation writes into the objects (polygons become run-length codes)
+    coco.dataset = content = {**content, "annotations": [dict(item) for item in content["annotations"]]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            if annotation.get("segmentation"):
+                annotation["area"] = float(rle.area(coco.annToRLE(annotation)))
+            else:
+                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    return coco
+
+
+def score(
+    coco: Any,
+    rows: list[dict[str, Any]],
+    kind: Kind,
+    image_ids: Iterable[int] | None = None,
+    backend: Backend = "pycocotools",
+) -> Scores:
+    """Scores results by COCO's protocol.
+
+    Args:
+        coco: of `load_annotations`, by the same backend.
+        rows: results in COCO's format; not changed.
+        kind: ``"bbox"`` or ``"segm"``.
+        image_ids: images that count; all if not given.
+        backend: ``"pycocotools"``, or ``"faster_coco_eval"`` with the same figures.
+
+    Raises:
+        InputError: masks are to be scored but an object of the ground truth has none.
+    """
+    annotations_class, evaluation_class = _backend(backend)
+    ids = sorted(coco.imgs if image_ids is None else image_ids)
+    if kind == "segm":
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=ids)):
+            if not annotation.get("segmentation"):
+                raise InputError(f"annotation {annotation['id']} has no segmentation: score boxes (bbox) only")
+    with contextlib.redirect_stdout(io.StringIO()):
+        if rows:
+            results = coco.loadRes([dict(row) for row in rows])  # it adds keys to the rows
+        else:  # which loadRes does not bear
+            results = annotations_class()
+            results.dataset = {**coco.dataset, "annotations": []}
+            results.createIndex()
+        evaluation = evaluation_class(coco, results, kind)
+        evaluation.params.imgIds = ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = dict(zip(FIGURES, (float(value) for value in evaluation.stats)))
+    # IoU thresholds x recalls x classes x areas (all, small, medium, large) x numbers of detections (1, 10, 100)
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]
+    per_class = {}
+    for i, category in enumerate(evaluation.params.catIds):
+        per_class[coco.cats[category]["name"]] = {
+            name: _mean(precision[slice(None) if threshold is None else threshold, ..., i, area])
+            for name, (threshold, area) in PER_CLASS.items()
+        }
+    return Scores(figures, per_class)
+
+
+def score_file(
+    annotations: str | Path, results: str | Path, kind: Kind | None = None, backend: Backend = "pycocotools"
+) -> Scores:
+    """Scores an existing results file on all images of the annotations.
+
+    Args:
+        annotations: COCO annotation file.
+        results: list of results in COCO's format.
+        kind: what the file holds; masks if its rows have a segmentation, if not given.
+        backend: see `score`.
+
+    Raises:
+        InputError: a file is missing or of another format, or a row names an image or a class that is not annotated.
+    """
+    coco = load_annotations(annotations, backend)
+    rows = _read_json(Path(results))
+    if not isinstance(rows, list):
+        raise InputError(f"{results}: not a list of results, but {type(rows).__name__}")
+    if kind is None:
+        kind = "segm" if rows and "segmentation" in rows[0] else "bbox"
+    for i, row in enumerate(rows):
+        fault = _fault(row, kind, coco)
+        if fault:
+            raise InputError(f"{results}: row {i} {fault}")
+        if kind == "segm":
+            row.pop("bbox", None)  # else loadRes would take the area from the box
+    return score(coco, rows, kind, backend=backend)
+
+
+class CocoEvaluator:
+    """Collects detections over an epoch and over all processes, and scores each image once.
+
+    Every process keeps the results of its own images as rows of COCO's format; `compute` gathers them once, drops
+    images that came twice, scores them on the first process and tells all.
+
+    Args:
+        annotations: COCO annotation file, or its content.
+        category_ids: the annotations' category of each label 0, 1, ...; in ascending order if not given.
+        kinds: ``("bbox",)`` or ``("bbox", "segm")``.
+        backend: see `score`.
+
+    Attributes:
+        per_class: after `compute`, kind -> class name -> figures.
+        image_ids: after `compute`, the images that were scored, on the first process.
+        results: after `compute`, kind -> rows in COCO's format, on the first process.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path | dict[str, Any],
+        category_ids: Sequence[int] | None = None,
+        kinds: Sequence[Kind] = ("bbox",),
+        backend: Backend = "pycocotools",
+    ):
+        self.coco = load_annotations(annotations, backend)
+        self.kinds, self.backend = tuple(kinds), backend
+        self.category_ids = sorted(self.coco.cats) if category_ids is None else list(category_ids)
+        unknown = sorted(set(self.category_ids) - self.coco.cats.keys())
+        if unknown:
+            raise InputError(f"category ids {unknown} are not in the annotations, which have {sorted(self.coco.cats)}")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all detections."""
+        self._seen: dict[int, dict[Kind, list[dict[str, Any]]]] = {}
+        self.per_class: dict[Kind, dict[str, dict[str, float]]] = {}
+        self.results: dict[Kind, list[dict[str, Any]]] = {}
+        self.image_ids: list[int] = []
+
+    def update(self, image_ids: Sequence[int], predictions: Sequence[dict[str, Tensor]]) -> None:
+        """Adds the detections of some images; an image that came before is left out.
+
+        Args:
+            image_ids: ids in the annotations.
+            predictions: for each image ``boxes`` (K, 4) xyxy in pixels of the original, ``scores`` and ``labels`` (K,)
+                and, if masks are scored, ``masks`` bool (K, H, W) of the original's size. An image without any counts.
+
+        Raises:
+            InputError: an id is not in the annotations.
+        """
+        for image_id, prediction in zip(map(int, image_ids), predictions):
+            if image_id not in self.coco.imgs:
+                raise InputError(f"image {image_id} is not in the annotations that it is to be scored with")
+            if image_id not in self._seen:
+                self._seen[image_id] = self._rows(image_id, prediction)
+
+    def _rows(self, image_id: int, prediction: dict[str, Tensor]) -> dict[Kind, list[dict[str, Any]]]:
+        boxes, scores = prediction["boxes"].double().tolist(), prediction["scores"].tolist()
+        categories = [self.category_ids[label] for label in prediction["labels"].tolist()]
+        content: dict[Kind, tuple[str, list]] = {"bbox": ("bbox", [[x, y, x2 - x, y2 - y] for x, y, x2, y2 in boxes])}
+        if "segm" in self.kinds:
+            content["segm"] = ("segmentation", encode_masks(prediction["masks"]))
+        return {
+            kind: [
+                {"image_id": image_id, "category_id": category, key: value, "score": certainty}
+                for category, value, certainty in zip(categories, values, scores)
+            ]
+            for kind, (key, values) in content.items()
+        }
+
+    def compute(self) -> dict[str, float]:
+        """Scores what all processes hold; each of them must call it.
+
+        Returns:
+            Figures such as ``bbox_AP`` and ``segm_AP50``, equal on all processes: `FIGURES` for each kind.
+
+        Raises:
+            InputError: on all processes, if the first could not score.
+        """
+        parallel = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        first = not parallel or dist.get_rank() == 0
+        parts = [self._seen]
+        if parallel:
+            parts = [None] * dist.get_world_size() if first else None
+            dist.gather_object(self._seen, parts, dst=0)
+        answer: list[Any] = [None]
+        if first:
+            try:
+                answer = [self._score(parts)]
+            except Exception as error:
+                if not parallel:
+                    raise
+                answer = [error]  # else the others would wait for ever
+        if parallel:
+            dist.broadcast_object_list(answer, src=0)
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        self.per_class = {kind: scores.per_class for kind, scores in answer[0].items()}
+        return {f"{kind}_{name}": value for kind, scores in answer[0].items() for name, value in scores.figures.items()}
+
+    def _score(self, parts: list[dict[int, dict[Kind, list[dict[str, Any]]]]]) -> dict[Kind, Scores]:
+        images = {image_id: rows for part in reversed(parts) for image_id, rows in part.items()}
+        self.image_ids = sorted(images)
+        self.results = {kind: [row for i in self.image_ids for row in images[i][kind]] for kind in self.kinds}
+        return {kind: score(self.coco, self.results[kind], kind, self.image_ids, self.backend) for kind in self.kinds}
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes ``results.bbox.json`` and ``results.segm.json``, after `compute`, on the first process.
+
+        Returns:
+            The files; none on other processes.
+        """
+        paths = []
+        for kind, rows in self.results.items():
+            paths.append(Path(folder) / f"results.{kind}.json")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            paths[-1].write_text(json.dumps(rows))
+        return paths
+
+
+def _fault(row: Any, kind: Kind, coco: Any) -> str:
+    """What is wrong with a row of results; an empty string if nothing is."""
+    content = "segmentation" if kind == "segm" else "bbox"
+    for key in ("image_id", "category_id", "score", content):
+        if not isinstance(row, dict) or key not in row:
+            return f"has no {key}, which results of kind {kind} need"
+    for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
+        if row[key] not in known:
+            return f"has {key} {row[key]}, which the annotations do not have: use those the results were made for"
+    if kind == "segm":
+        image, code = coco.imgs[row["image_id"]], row["segmentation"]
+        if not isinstance(code, dict) or list(code.get("size", ())) != [image["height"], image["width"]]:
+            return f"has no run-length coded mask of the size of its image {row['image_id']}"
+    return ""
+
+
+def _mean(precision: np.ndarray) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def _backend(name: str) -> tuple[type, type]:
+    """The classes of the annotations and of the evaluation."""
+    if name == "pycocotools":
+        return COCO, COCOeval
+    try:
+        module = importlib.import_module("faster_coco_eval")
+    except ImportError:
+        raise InputError("the backend faster_coco_eval is not installed: install it or use pycocotools") from None
+    return module.COCO, module.COCOeval_faster
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
