@@ -17,8 +17,8 @@ class Whole:
     """The whole picture in one pass.
 
     Args:
-        scale: The picture is resized, keeping its aspect ratio, to the largest size whose long side is at most the larger
-            and whose short side is at most the smaller of the two numbers, as in the papers; None: its own size.
+        scale: The picture is resized, keeping its aspect ratio, to the largest size whose long side is at most the
+            larger and whose short side is at most the smaller of the two numbers, as in the papers; None: as it is.
     """
 
     def __init__(self, scale: tuple[int, int] | None = (2048, 512)):

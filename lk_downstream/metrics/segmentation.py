@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lk_downstream.data.labels import IGNORE_INDEX
 from lk_downstream.errors import InputError
 
-IGNORE = 255
+MAX_CLASSES = IGNORE_INDEX
 
 
 class SegmentationMetric(Metric):
@@ -30,8 +31,8 @@ class SegmentationMetric(Metric):
 
     def __init__(self, classes: Sequence[str]):
         super().__init__()
-        if not 0 < len(classes) <= IGNORE:
-            raise InputError(f"a segmentation metric takes 1 to {IGNORE} classes, not {len(classes)}")
+        if not 0 < len(classes) <= MAX_CLASSES:
+            raise InputError(f"a segmentation metric takes 1 to {MAX_CLASSES} classes, not {len(classes)}")
         self.classes = tuple(classes)
         shape = (len(classes), len(classes))
         self.add_state("matrix", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -49,8 +50,8 @@ class SegmentationMetric(Metric):
         # Rows are all 256 values that a truth can have, so neither ignored nor wrong values need a pass of their own.
         number = len(self.classes)
         index = target.flatten().to(torch.int32).mul_(number).add_(prediction.flatten())
-        counts = torch.bincount(index, minlength=(IGNORE + 1) * number).view(IGNORE + 1, number)
-        wrong = counts[number:IGNORE].sum(1).nonzero().flatten()
+        counts = torch.bincount(index, minlength=256 * number).view(256, number)
+        wrong = counts[number:IGNORE_INDEX].sum(1).nonzero().flatten()
         if len(wrong):
             values = ", ".join(str(int(value) + number) for value in wrong[:5])
             raise InputError(f"the truth holds the label values {values} but there are only {number} classes")

@@ -1,7 +1,7 @@
 """Parameter groups: which tensors decay, and layer-wise learning rates, by the rules of each paper.
 
-The learning rates really reach the optimizer: :meth:`ParameterGroups.optimizer` multiplies them into the groups. (timm's
-``lr_scale`` is read by timm's own schedulers alone and would do nothing here.)
+The learning rates really reach the optimizer: :meth:`ParameterGroups.optimizer` multiplies them into the groups.
+(timm's ``lr_scale`` is read by timm's own schedulers alone and would do nothing here.)
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ DOWNSAMPLE = (
 class LayerDecay:
     """Learning rates that fall from the head to the stem: ``rate ** (layers + 1 - id)``, the head having factor 1.
 
-    The authors' rule for ConvNeXt and SLaK (mmcv_custom/layer_decay_optimizer_constructor.py of ConvNeXt). Other
-    backbones have one id a stage, as timm groups them.
+    The authors' rule for ConvNeXt and SLaK (mmcv_custom/layer_decay_optimizer_constructor.py of ConvNeXt). In other
+    backbones the ids are those of the stages, as timm groups them; by ``layer``, spread evenly over ``layers``.
 
     Args:
         rate: Factor from one layer id to the next.
@@ -54,9 +54,9 @@ class LayerDecay:
         names = [name for name, _ in model.named_parameters()]
         ids = {name: self._id(name) for name in names if name.startswith("backbone.")}
         if backbone is not None and not any(BLOCK.search(name) for name in ids):
-            matcher = backbone.body.group_matcher(coarse=True)
-            groups = group_parameters(backbone.body, matcher)
-            ids = {f"backbone.body.{name}": index for index, group in groups.items() for name in group}
+            groups = group_parameters(backbone.body, backbone.body.group_matcher(coarse=True))
+            step = 1 if self.by == "stage" else self.layers / max(groups)
+            ids = {f"backbone.body.{name}": index * step for index, group in groups.items() for name in group}
         return {name: self.rate ** (self.layers + 1 - ids.get(name, self.layers + 1)) for name in names}
 
     def _id(self, name: str) -> int:
@@ -75,8 +75,8 @@ class ParameterGroups:
     """How a model's parameters are grouped for the optimizer.
 
     Args:
-        no_decay: What has no weight decay. ``vectors``: every tensor of one dimension (norms, biases, layer scale), as in
-            ConvNeXt and SLaK. ``norms``: parameters of norm layers alone, as in RepLKNet (norm_decay_mult=0).
+        no_decay: What has no weight decay. ``vectors``: every tensor of one dimension (norms, biases, layer scale), as
+            in ConvNeXt and SLaK. ``norms``: parameters of norm layers alone, as in RepLKNet (norm_decay_mult=0).
         layer_decay: Layer-wise learning rates; None: the same rate everywhere.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,8 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 class WarmupSchedule(LambdaLR):
     """A decay, given by a subclass, times a linear warm-up.
 
-    The factor of step i < ``warmup_steps`` is ``decay(i) * (1 - (1 - i / warmup_steps) * (1 - warmup_ratio))``: the decay
-    runs during the warm-up, as in mmcv 0.x, by which the published figures were trained.
+    The factor of step i < ``warmup_steps`` is ``decay(i) * (1 - (1 - i / warmup_steps) * (1 - warmup_ratio))``.
 
     Args:
         optimizer: The optimizer.
@@ -38,9 +38,11 @@ class WarmupSchedule(LambdaLR):
 
     def factor(self, step: int) -> float:
         """The factor at optimizer step ``step``."""
-        if step >= self.warmup_steps:
-            return self.decay(step)
-        return self.decay(step) * (1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio))
+        return self.decay(step) * (self.warmup(step) if step < self.warmup_steps else 1.0)
+
+    def warmup(self, step: int) -> float:
+        """The warm-up's factor at optimizer step ``step`` < ``warmup_steps``."""
+        return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
 
 
 class Poly(WarmupSchedule):
@@ -53,7 +55,8 @@ class Poly(WarmupSchedule):
         warmup_ratio: Factor at step 0.
         power: Exponent.
         min_ratio: Factor at the end.
-        after_warmup: Let the decay begin where the warm-up ends (mmengine's form) and not at step 0 (mmcv 0.x).
+        form: ``mmcv``: the decay runs from step 0, times the warm-up (mmsegmentation 0.x and the published figures).
+            ``mmengine``: the decay begins where the warm-up ends, and each ends one step early (mmsegmentation 1.x).
     """
 
     def __init__(
@@ -64,17 +67,24 @@ class Poly(WarmupSchedule):
         warmup_ratio: float = 1e-6,
         power: float = 1.0,
         min_ratio: float = 0.0,
-        after_warmup: bool = False,
+        form: Literal["mmcv", "mmengine"] = "mmcv",
     ):
         self.power = power
         self.min_ratio = min_ratio
-        self.start = warmup_steps if after_warmup else 0
+        self.form = form
         super().__init__(optimizer, max_steps, warmup_steps, warmup_ratio)
 
     def decay(self, step: int) -> float:
         """The factor at optimizer step ``step`` without the warm-up."""
-        done = (step - self.start) / max(self.max_steps - self.start, 1)
+        done = step / self.max_steps
+        if self.form == "mmengine":
+            done = (step - self.warmup_steps) / max(self.max_steps - self.warmup_steps - 1, 1)
         return (1 - self.min_ratio) * (1 - min(max(done, 0.0), 1.0)) ** self.power + self.min_ratio
+
+    def warmup(self, step: int) -> float:
+        """The warm-up's factor at optimizer step ``step`` < ``warmup_steps``."""
+        last = self.warmup_steps - (self.form == "mmengine")
+        return 1 - max(1 - step / last, 0.0) * (1 - self.warmup_ratio) if last > 0 else 1.0
 
 
 class Cosine(WarmupSchedule):
@@ -111,7 +121,7 @@ class MultiStep(WarmupSchedule):
     Args:
         optimizer: The optimizer.
         max_steps: Optimizer steps of the whole run.
-        milestones: Fractions of ``max_steps`` at which the rate falls, such as 27/36 and 33/36 for three times 12 epochs.
+        milestones: Fractions of ``max_steps`` at which the rate falls, such as 27/36 and 33/36 in a run of 36 epochs.
         gamma: Factor of each fall.
         warmup_steps: Optimizer steps of the warm-up.
         warmup_ratio: Factor at step 0.

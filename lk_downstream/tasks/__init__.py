@@ -1,1 +1,6 @@
+"""LightningModules, one for each task."""
 
+from lk_downstream.tasks.base import Task
+from lk_downstream.tasks.segmentation import Segmentation
+
+__all__ = ["Segmentation", "Task"]

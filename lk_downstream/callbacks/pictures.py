@@ -1,0 +1,113 @@
+"""Pictures of what a model predicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class SegmentationPictures(L.Callback):
+    """A grid of picture, truth and prediction, drawn at each validation to ``predictions.png`` in the run's folder.
+
+    A logger that takes pictures (TensorBoard) gets it too.
+
+    Args:
+        number: How many pictures.
+    """
+
+    def __init__(self, number: int = 6):
+        self.number = number
+        self.samples: list[tuple[str, Tensor, Tensor, Tensor]] = []
+
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Forget the last validation's."""
+        self.samples = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: dict[str, Tensor],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first pictures."""
+        room = self.number - len(self.samples)
+        if room > 0 and trainer.is_global_zero and not trainer.sanity_checking:
+            items = zip(batch["name"], batch["image"], batch["mask"], outputs["prediction"])
+            self.samples += [(name, *(value.cpu() for value in rest)) for name, *rest in list(items)[:room]]
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Draw the grid."""
+        if not self.samples or trainer.fast_dev_run:
+            return
+        picture = segmentation_grid(self.samples, trainer.datamodule.palette, task.classes)
+        if trainer.log_dir:
+            write_picture(Path(trainer.log_dir) / "predictions.png", picture)
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("val/pictures", picture, trainer.global_step, dataformats="HWC")
+        self.samples = []
+
+
+def segmentation_grid(
+    samples: list[tuple[str, Tensor, Tensor, Tensor]], palette: list[tuple[int, int, int]], classes: tuple[str, ...]
+) -> np.ndarray:
+    """Draw rows of picture, truth and prediction with a legend of the classes that occur.
+
+    Args:
+        samples: Name, picture uint8 (3, H, W), truth (H, W) with 255 for unlabelled pixels, prediction (H, W).
+        palette: A colour (red, green, blue) of 0 to 255 for each class.
+        classes: Names of the classes.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = np.asarray(palette, np.uint8)[:256]
+    per_row = 2 if len(samples) > 1 else 1
+    rows = -(-len(samples) // per_row)
+    height, width = samples[0][1].shape[-2:]
+    cell = 2.2
+    figure = Figure((3 * per_row * cell, rows * (cell * height / width + 0.25) + 0.9), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, 3 * per_row, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, (name, image, truth, prediction) in enumerate(samples):
+        row, column = divmod(index, per_row)
+        background = image.permute(1, 2, 0).numpy()
+        for offset, (title, mask) in enumerate(((name, None), ("truth", truth), ("prediction", prediction))):
+            axis = axes[row, 3 * column + offset]
+            axis.imshow(background if mask is None else _overlay(background, mask.numpy(), colours))
+            axis.set_title(title if len(title) < 28 else f"...{title[-25:]}", fontsize=8)
+    found = torch.cat([mask.flatten() for sample in samples for mask in sample[2:]]).unique().tolist()
+    handles = [Patch(color=colours[index] / 255, label=classes[index]) for index in found if index < len(classes)]
+    figure.legend(handles=handles[:24], loc="outside lower center", ncols=min(len(handles), 4 * per_row), fontsize=8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a PNG file so that ``path`` never holds an incomplete one."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.stem + ".part" + path.suffix)
+    Image.fromarray(picture).save(part)
+    part.replace(path)
+
+
+def _overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float = 0.65) -> np.ndarray:
+    blended = image * (1 - opacity) + colours[mask] * opacity
+    return np.where(mask[..., None] == 255, image // 3, blended).astype(np.uint8)

@@ -1,0 +1,167 @@
+"""The closing report of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.console import Console
+from rich.table import Table
+
+
+class RunReport(L.Callback):
+    """Prints a table and the main figures when a run ends, and writes them to ``metrics.json``.
+
+    Reads ``results`` and ``monitor`` of the task (:class:`lk_downstream.tasks.Task`) and knows no task in particular.
+    ``metrics.json`` is written after every validation, complete or not at all, so a killed run has its last one.
+    """
+
+    def __init__(self):
+        self.start = 0.0
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+
+    def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation so far, so that a resumed run knows it."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best validation from a checkpoint."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Keep the figures, and write them down."""
+        if trainer.sanity_checking or not task.results:
+            return
+        figure = task.monitor.split("/")[-1]
+        self.last = {"step": trainer.global_step, **task.results}
+        if not self.best or self.last["summary"][figure] > self.best["summary"][figure]:
+            self.best = self.last
+        if trainer.is_global_zero and trainer.log_dir:
+            write_json(Path(trainer.log_dir) / "metrics.json", self._figures(trainer))
+
+    def on_fit_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Print the report of a training run."""
+        if self.last and not trainer.fast_dev_run:
+            self._print(trainer, task)
+
+    def on_validate_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Print the report of an evaluation."""
+        if self.last:
+            self._print(trainer, task)
+
+    def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """An evaluation has no hook of its own for its end."""
+        if stage == "validate":
+            self.on_validate_end(trainer, task)
+
+    def _figures(self, trainer: L.Trainer) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "last": self.last,
+            "seconds": round(time.perf_counter() - self.start, 1),
+            "peak_memory_gib": round(peak_memory(trainer.strategy.root_device), 2),
+            "device": device_name(trainer.strategy.root_device),
+            "processes": trainer.world_size,
+        }
+
+    def _print(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        console = Console(soft_wrap=True)
+        best, figure = self.best, task.monitor.split("/")[-1]
+        console.print()
+        console.print(class_table(best["classes"]))
+        others = "  ".join(f"{name} {_show(value)}" for name, value in best["summary"].items() if name != figure)
+        step = f" (best, step {best['step']}; last {_show(self.last['summary'][figure])})" if trainer.max_steps else ""
+        console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]  {others}{step}")
+        figures = self._figures(trainer)
+        console.print(
+            f"{_duration(figures['seconds'])}, peak memory {figures['peak_memory_gib']:.1f} GiB on {figures['device']}"
+        )
+        for name, path in self._files(trainer).items():
+            if path and Path(path).exists():
+                console.print(f"{name:<12} {os.path.relpath(path)}")
+
+    @staticmethod
+    def _files(trainer: L.Trainer) -> dict[str, str | None]:
+        folder = Path(trainer.log_dir or ".")
+        checkpoint = trainer.checkpoint_callback if trainer.state.fn == "fit" else None
+        best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else None
+        last = checkpoint.last_model_path if isinstance(checkpoint, ModelCheckpoint) else None
+        names = {"config": "config.yaml", "metrics": "metrics.json", "pictures": "predictions.png"}
+        return {
+            "checkpoint": best or None,
+            "last": last or None,
+            **{name: str(folder / file) for name, file in names.items()},
+        }
+
+
+def class_table(columns: dict[str, list]) -> Table:
+    """A table of the classes that occur, from columns whose first holds the names and the others fractions of 1."""
+    names = list(columns)
+    table = Table(*names, box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = list(zip(*columns.values()))
+    present = [row for row in rows if not all(math.isnan(value) for value in row[1:])]
+    for name, *values in present:
+        table.add_row(str(name), *(_show(value) for value in values))
+    if len(present) < len(rows):
+        table.caption = f"{len(rows) - len(present)} of {len(rows)} classes occur neither in truth nor prediction"
+        table.caption_justify = "left"
+    return table
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` (NaN as null) so that ``path`` never holds an incomplete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
+    part.replace(path)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory held so far in GiB: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or the number of CPU threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
+
+
+def _show(fraction: float) -> str:
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

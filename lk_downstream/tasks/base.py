@@ -1,0 +1,128 @@
+"""What every task has in common: backbone, weights to start from, optimizer, normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lk_downstream.backbones import Backbone
+from lk_downstream.backbones.weights import load_weights
+from lk_downstream.errors import InputError
+from lk_downstream.optim import ParameterGroups
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+class Task(L.LightningModule):
+    """Base of the tasks; a task adds its head, its losses and its metric.
+
+    Args:
+        backbone: Multi-scale feature extractor.
+        classes: Names of the classes.
+        optimizer: Makes the optimizer from parameter groups.
+        schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
+        groups: Which parameters decay, and layer-wise learning rates.
+        weights: File or URL of weights of the whole model to start from, in any published format.
+        sync_batchnorm: Share batch statistics between GPUs, if there are several.
+        channels_last: Keep maps in NHWC memory order, which is faster for depthwise convolutions.
+        compile: Compile the backbone with ``torch.compile``.
+
+    Attributes:
+        monitor: Name of the logged figure by which the best checkpoint is chosen; higher is better.
+        results: Figures of the last complete validation: ``summary`` (name to value) and ``classes`` (columns of a
+            table with a row for each class); empty before the first.
+    """
+
+    monitor: ClassVar[str]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: tuple[str, ...],
+        optimizer: OptimizerFactory = AdamW,
+        schedule: ScheduleFactory | None = None,
+        groups: ParameterGroups | None = None,
+        weights: str | None = None,
+        sync_batchnorm: bool = True,
+        channels_last: bool = True,
+        compile: bool = False,
+    ):
+        super().__init__()
+        if not classes:
+            raise InputError("the task has no classes; give `classes`, or a data module that knows them")
+        self.backbone = backbone
+        self.classes = tuple(classes)
+        self.optimizer_factory = optimizer
+        self.schedule_factory = schedule
+        self.groups = groups or ParameterGroups()
+        self.weights = weights
+        self.sync_batchnorm = sync_batchnorm
+        self.channels_last = channels_last
+        self.compile_backbone = compile
+        self.results: dict[str, dict[str, Any]] = {}
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1) * 255, persistent=False)
+
+    def normalize(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """The one place where pictures become network input.
+
+        Args:
+            images: uint8 (N, 3, H, W), RGB.
+            sizes: int64 (N, 2), height and width of each picture; what lies below and to the right is padding.
+
+        Returns:
+            float32 (N, 3, H, W) by the mean and standard deviation of the backbone's weights; padding is 0.
+        """
+        inputs = (images.float() - self.mean) / self.std
+        if sizes is not None:
+            rows = torch.arange(images.shape[-2], device=images.device) < sizes[:, :1]
+            columns = torch.arange(images.shape[-1], device=images.device) < sizes[:, 1:]
+            inputs = inputs * (rows[:, None, :, None] & columns[:, None, None, :])
+        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last else inputs
+
+    def setup(self, stage: str) -> None:
+        """Load weights and adapt the modules to the machine, once."""
+        if self.weights and not self.trainer.ckpt_path:
+            load_weights(self, self.weights)
+        self.weights = None
+        if self.sync_batchnorm and self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if self.compile_backbone:
+            self.backbone.compile()
+            self.compile_backbone = False
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer on the parameter groups, and the schedule by optimizer step."""
+        optimizer = self.groups.optimizer(self, self.optimizer_factory)
+        if self.schedule_factory is None:
+            return {"optimizer": optimizer}
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise InputError("the schedule needs the length of the run: set trainer.max_steps or trainer.max_epochs")
+        schedule = self.schedule_factory(optimizer, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is complete: whoever reads it needs none of the files that the run started from."""
+        settings = checkpoint.get("hyper_parameters", {})
+        settings["weights"] = None
+        backbone = settings.get("backbone")
+        if isinstance(backbone, dict) and "weights" in backbone.get("init_args", {}):
+            backbone["init_args"]["weights"] = None
+
+    def report(self, summary: dict[str, float], classes: dict[str, list]) -> None:
+        """Log the figures of a validation and keep them in :attr:`results`."""
+        prefix = self.monitor.split("/")[0]
+        self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()}, prog_bar=True, sync_dist=True)
+        if not self.trainer.sanity_checking:
+            self.results = {"summary": summary, "classes": classes}

@@ -1,0 +1,128 @@
+"""Semantic segmentation: a backbone, a decode head and an auxiliary head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from lk_downstream.backbones import Backbone
+from lk_downstream.callbacks import SegmentationPictures
+from lk_downstream.heads import FCNHead, UPerHead
+from lk_downstream.inference import Whole
+from lk_downstream.metrics import SegmentationMetric
+from lk_downstream.optim import ParameterGroups
+from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
+from lk_downstream.tasks.losses import PixelCrossEntropy
+
+HeadFactory = Callable[[Sequence[int], int], nn.Module]
+
+
+class Segmentation(Task):
+    """UPerNet and its like, by the recipe of the papers.
+
+    Args:
+        backbone: Multi-scale feature extractor.
+        classes: Names of the classes; taken from the data when started from the command line.
+        head: Makes the decode head from the backbone's channels and the number of classes.
+        auxiliary_head: Likewise, for the auxiliary loss; None: none.
+        auxiliary_weight: Weight of the auxiliary loss.
+        loss: From logits (N, C, H, W) and class indices (N, H, W) with 255 for ignored pixels to a scalar.
+        inference: How a picture of any size is evaluated.
+        optimizer: Makes the optimizer from parameter groups.
+        schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
+        groups: Which parameters decay, and layer-wise learning rates.
+        weights: File or URL of weights of the whole model to start from, in any published format.
+        sync_batchnorm: Share batch statistics between GPUs, if there are several.
+        channels_last: Keep maps in NHWC memory order, which is faster for depthwise convolutions.
+        compile: Compile the backbone with ``torch.compile``.
+    """
+
+    monitor = "val/mIoU"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: tuple[str, ...] = (),
+        head: HeadFactory = UPerHead,
+        auxiliary_head: HeadFactory | None = FCNHead,
+        auxiliary_weight: float = 0.4,
+        loss: nn.Module | None = None,
+        inference: Whole | None = None,
+        optimizer: OptimizerFactory = AdamW,
+        schedule: ScheduleFactory | None = None,
+        groups: ParameterGroups | None = None,
+        weights: str | None = None,
+        sync_batchnorm: bool = True,
+        channels_last: bool = True,
+        compile: bool = False,
+    ):
+        super().__init__(
+            backbone, classes, optimizer, schedule, groups, weights, sync_batchnorm, channels_last, compile
+        )
+        self.save_hyperparameters("classes", "auxiliary_weight")
+        self.head = head(backbone.channels, len(self.classes))
+        self.auxiliary_head = auxiliary_head(backbone.channels, len(self.classes)) if auxiliary_head else None
+        self.auxiliary_weight = auxiliary_weight
+        self.loss = loss or PixelCrossEntropy()
+        self.inference = inference or Whole()
+        self.metric = SegmentationMetric(self.classes)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Pictures of the predictions."""
+        return [SegmentationPictures()]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalised pictures (N, 3, H, W) -> logits (N, classes, H, W)."""
+        return self._resized(self.head, self.backbone(inputs), inputs.shape[-2:])
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Pictures uint8 (N, 3, H, W) -> logits (N, classes, H, W)."""
+        return self(self.normalize(images))
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Pictures uint8 (N, 3, H, W) of any size -> class indices uint8 (N, H, W), by the inference rule."""
+        return self.inference(self.logits, images, self.head.align_corners).argmax(1).to(torch.uint8)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a batch of crops."""
+        inputs = self.normalize(batch["image"], batch["size"])
+        target = batch["mask"].long()
+        features = self.backbone(inputs)
+        loss = self.loss(self._resized(self.head, features, target.shape[-2:]), target)
+        self.log("train/loss_decode", loss.detach())
+        if self.auxiliary_head is not None:
+            auxiliary = self.loss(self._resized(self.auxiliary_head, features, target.shape[-2:]), target)
+            self.log("train/loss_auxiliary", auxiliary.detach())
+            loss = loss + self.auxiliary_weight * auxiliary
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Count the pixels of pictures at their own size."""
+        prediction = self.predict(batch["image"])
+        self.metric.update(prediction, batch["mask"])
+        return {"prediction": prediction}
+
+    def on_validation_epoch_end(self) -> None:
+        """One reduction over all processes, and the figures of the whole data set."""
+        figures = self.metric.compute()
+        self.metric.reset()
+        columns = {name: figures[name].tolist() for name in ("IoU", "Acc")}
+        self.report(
+            {name: figures[name].item() for name in ("mIoU", "mAcc", "aAcc")},
+            {"class": list(self.classes), **columns},
+        )
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Class indices uint8 (N, H, W)."""
+        return self.predict(batch["image"])
+
+    @staticmethod
+    def _resized(head: nn.Module, features: list[Tensor], size: Sequence[int]) -> Tensor:
+        return F.interpolate(head(features), tuple(size), mode="bilinear", align_corners=head.align_corners)
