@@ -1,4 +1,4 @@
-"""Host side of the Triton kernels: block sizes for a shape, the bank of Toeplitz blocks, launches (triton_kernels.py)."""
+"""Host side of triton_kernels.py: block sizes for a shape, the bank of Toeplitz blocks, launches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def why_unavailable(device: torch.device, dtype: torch.dtype, size: tuple[int, i
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
-        return f"the tensors are on {device.type}, and Triton's kernels run on a GPU (or, with TRITON_INTERPRET=1, on the CPU)"
+        return f"the tensors are on {device.type}, where Triton has no kernels (but with TRITON_INTERPRET=1, slowly)"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than Ampere (compute capability 8.0)"
     if dtype not in DTYPES:

@@ -7,31 +7,33 @@ Toeplitz matrix of that kernel row: ``T_i[u, v] = w[i, u - v + pw]``. A tile of 
 * as columns the pairs (yy, v) of a row inside the group and one of ``BN`` output columns.
 
 An image row ``r = g S + t - ph`` meets kernel row ``i = t - yy`` for each yy, so a step t multiplies image rows
-(BM x BK) by the S neighbouring Toeplitz blocks ``[T_t | T_(t-1) | ...]`` (BK x S BN). S = 1 is the plain form; a larger
-S loads each image row once for S output rows, which is what keeps the tensor cores and not the second-level cache
-busy, at (kh + S - 1) / kh times the products. The Toeplitz blocks are written out once per call (``bank``): they hold for
-every image and every tile of columns, since padding is done by masks. Steps whose rows all lie outside of the map,
-and blocks of columns outside of it, are skipped: a map as wide as the kernel wastes almost nothing.
+(BM x BK) by the S neighbouring Toeplitz blocks ``[T_t | T_(t-1) | ...]`` (BK x S BN). S = 1 is the plain form; a
+larger S loads each image row once for S output rows, which is what keeps the tensor cores and not the second-level
+cache busy, at (kh + S - 1) / kh times the products. The Toeplitz blocks are written out once per call (``bank``): they
+hold for every image and every tile of columns, since padding is done by masks. Steps whose rows all lie outside of
+the map, and blocks of columns outside of it, are skipped: a map as wide as the kernel wastes almost nothing.
 
 **The count**, for (N, C, H, W) = (64, 384, 32, 32), 31 x 31, bf16, tile BM = 64 (one g), S = 8, BN = BK = 32:
 
 * needed: every tap on the map once, 2 * 64 * 384 * (sum over y of the rows on the map = 784)^2 = 30.2 GFLOP;
 * done: steps (23 + 31 + 31 + 23 of 38 for the four groups) * 32 * (8 * 32) * 2 * 64 * 384 = 43.5 GFLOP, 1.44 times
   that; at 800 TFLOP/s (a large matrix product on an H100 or H200) 54 us;
-* device memory: image in and out 2 * 50.3 MB, bank 384 * 31 * 32 * 32 * 2 B = 24.4 MB written and read once: 149 MB, at
-  4 TB/s 37 us (25 us for image in and out alone). Arithmetic is the floor: 54 us;
-* second-level cache: per step 64 * 32 * 2 B = 4 KB of image and 16 KB of bank for 64 * 256 * 32 products, as in a matrix
-  product with tiles of 64 x 256.
+* device memory: image in and out 2 * 50.3 MB, bank 384 * 31 * 32 * 32 * 2 B = 24.4 MB written and read once: 149 MB,
+  at 4 TB/s 37 us (25 us for image in and out alone). Arithmetic is the larger: 38 us for the needed operations, 54 us
+  for those done;
+* second-level cache: per step 64 * 32 * 2 B = 4 KB of image and 16 KB of bank for 64 * 256 * 32 products, as in a
+  matrix product with tiles of 64 x 256.
 
 channels_last maps are copied to contiguous ones and back (four more passes over the maps, 201 MB here), kernels taller
 than wide run on the transposed map (the same four passes), and a width that is no multiple of 8 is padded in a copy.
 
-**Weight gradient.** For one channel, image rows ``r = q S + a - ph`` and gradient rows ``y = q S + b`` (b < S, a < kh +
-S - 1) have the distance ``i = a - b``: the product over all (n, q) of image columns (a, u) with gradient columns (b, v)
-holds ``dw[i, j]`` in the diagonals u - v = j - pw of its blocks. A program accumulates a tile of A values of a and all of b,
-sums its diagonals (by a gather that lines them up), and stores (A, S, kw) numbers; pairs (a, b) with a - b = i are
-added afterwards: C (kh + S - 1) S kw floats, 14.5 MB at the size above with S = 8. The order of all sums is fixed, nothing is
-atomic: the same input gives the same bits. Operations are those of the forward pass, and so are the bytes, less the bank.
+**Weight gradient.** For one channel, image rows ``r = q S + a - ph`` and gradient rows ``y = q S + b`` (b < S,
+a < kh + S - 1) have the distance ``i = a - b``: the product over all (n, q) of image columns (a, u) with gradient
+columns (b, v) holds ``dw[i, j]`` in the diagonals u - v = j - pw of its blocks. A program accumulates a tile of A
+values of a and all of b, sums its diagonals (by a gather that lines them up), and stores (A, S, kw) numbers; pairs
+(a, b) with a - b = i are added afterwards: C (kh + S - 1) S kw floats, 14.5 MB at the size above with S = 8. The order
+of all sums is fixed, nothing is atomic: the same input gives the same bits. Operations are those of the forward pass,
+and so are the bytes, less the bank.
 """
 
 from __future__ import annotations
