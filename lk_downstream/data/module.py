@@ -18,6 +18,38 @@ from lk_downstream.errors import InputError
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: tensors stacked, everything else in a list.
+
+    Raises:
+        InputError: The pictures differ in size.
+    """
+    shapes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
+    if len(shapes) > 1:
+        (one, name), (other, other_name) = list(shapes.items())[:2]
+        raise InputError(
+            f"{name} is {one[1]} x {one[0]} and {other_name} is {other[1]} x {other[0]}: "
+            "pictures of different sizes cannot share a batch, set data.val_batch_size to 1"
+        )
+    batch: dict[str, Any] = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        if isinstance(first, torch.Tensor):
+            batch[key] = torch.stack([value.as_subclass(torch.Tensor).contiguous() for value in values])
+        else:
+            batch[key] = values
+    return batch
+
+
+def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of pictures at their own size, with ``size`` (N, 2), their height and width.
+
+    Raises:
+        InputError: The pictures differ in size.
+    """
+    return collate([{**sample, "size": torch.tensor(sample["image"].shape[-2:])} for sample in samples])
+
+
 class Transformed(Dataset):
     """A data set whose items pass through a transform."""
 
@@ -54,11 +86,16 @@ class DataModule(L.LightningDataModule):
         ignore_index: Value of the masks where nothing is labelled, 255.
         train_set: Training data, from ``setup`` on.
         val_set: Validation data, from ``setup`` on.
+        collate_train: Makes a training batch of samples.
+        collate_val: Makes a validation or prediction batch of samples.
     """
 
     classes: tuple[str, ...]
     palette: Palette
     ignore_index = 255
+    # Functions rather than methods: a loader process that is spawned gets them without the module and its Trainer.
+    collate_train: Collate = staticmethod(collate)
+    collate_val: Collate = staticmethod(collate_evaluation)
 
     def __init__(
         self,
@@ -124,14 +161,6 @@ class DataModule(L.LightningDataModule):
             raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
         return self._evaluation_loader(PictureFolder(self.predict))
 
-    def collate_train(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A training batch of samples of the same size."""
-        return collate(samples)
-
-    def collate_val(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A validation or prediction batch of pictures at their own size."""
-        return collate([with_size(sample) for sample in samples])
-
     def _evaluation_loader(self, dataset: Dataset) -> DataLoader:
         sampler = EvaluationSampler(len(dataset), self._rank, self._world_size)
         return self._loader(dataset, sampler, self.val_batch_size, self.collate_val)
@@ -161,31 +190,3 @@ class DataModule(L.LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-
-def with_size(sample: dict[str, Any]) -> dict[str, Any]:
-    """The sample with ``size``, its valid height and width, if it has none yet."""
-    return {"size": torch.tensor(sample["image"].shape[-2:]), **sample}
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: tensors stacked, everything else in a list.
-
-    Raises:
-        InputError: The pictures differ in size.
-    """
-    shapes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
-    if len(shapes) > 1:
-        (one, name), (other, other_name) = list(shapes.items())[:2]
-        raise InputError(
-            f"{name} is {one[1]} x {one[0]} and {other_name} is {other[1]} x {other[0]}: "
-            "pictures of different sizes cannot share a batch, set data.val_batch_size to 1"
-        )
-    batch: dict[str, Any] = {}
-    for key, first in samples[0].items():
-        values = [sample[key] for sample in samples]
-        if isinstance(first, torch.Tensor):
-            batch[key] = torch.stack([value.as_subclass(torch.Tensor).contiguous() for value in values])
-        else:
-            batch[key] = values
-    return batch

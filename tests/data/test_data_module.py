@@ -1,3 +1,4 @@
+import pickle
 import re
 
 import jsonargparse
@@ -119,6 +120,16 @@ def test_two_processes_validate_every_picture_once(root):
         data.setup("validate")
         names += [batch["name"][0] for batch in data.val_dataloader()]
     assert sorted(names) == [f"ADE_val_{number:08d}" for number in range(1, 6)]
+
+
+def test_loaders_can_be_sent_to_spawned_processes(root):
+    data = make(root)
+    data.trainer = Devices()
+    data.trainer.unpicklable = lambda: None
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        dataset, collate_fn = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
+        assert collate_fn([dataset[0]])["image"].shape[0] == 1
 
 
 def test_epoch_smaller_than_a_batch(root):

@@ -5,13 +5,12 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
+from lk_downstream.data.distortion import PhotoMetricDistortion, distort
 from lk_downstream.data.transforms import (
     PadToSize,
-    PhotoMetricDistortion,
     RandomResizeCrop,
     crop_image,
     crop_labels,
-    distort,
     keep_ratio_size,
     resize_image,
     training_transform,

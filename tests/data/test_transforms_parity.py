@@ -8,11 +8,11 @@ from mmcv.transforms.processing import Resize as MMCVResize
 from mmseg.datasets.transforms import PhotoMetricDistortion as MMSegDistortion
 from mmseg.datasets.transforms import RandomCrop as MMSegCrop
 
+from lk_downstream.data.distortion import distort
 from lk_downstream.data.transforms import (
     RandomResizeCrop,
     crop_image,
     crop_labels,
-    distort,
     keep_ratio_size,
     resize_image,
     window_of,
