@@ -70,7 +70,7 @@ def test_deep_picture_is_refused(tmp_path):
 def test_masks_keep_their_numbers(tmp_path):
     labels = np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8)
     Image.fromarray(labels).save(tmp_path / "grey.png")
-    palette = Image.fromarray(labels, mode="L").copy()
+    palette = Image.fromarray(labels).copy()
     palette.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
     palette.save(tmp_path / "palette.png")
     palette.save(tmp_path / "palette.bmp")
