@@ -186,7 +186,8 @@ def toeplitz_bank(weight: Tensor, box: Frame, columns: int) -> Tensor:
     line = line.contiguous()
     length = line.shape[2]
     # Rows that start one further each hold k - v for v counted down: flipping them gives the Toeplitz block.
-    return line.as_strided((c, kh, box.depth, columns), (kh * length, length, 1, 1)).flip(3)
+    # The two equal strides leave the order of the result's to PyTorch, hence `contiguous`.
+    return line.as_strided((c, kh, box.depth, columns), (kh * length, length, 1, 1)).flip(3).contiguous()
 
 
 def _swap(size: tuple[int, int]) -> bool:

@@ -100,12 +100,13 @@ def test_same_bits_twice():
 # ---------------------------------------------------------------- what needs no kernel
 
 
-@pytest.mark.parametrize(("width", "columns"), [(8, 16), (24, 16), (40, 32)])
+@pytest.mark.parametrize(("width", "columns"), [(8, 16), (24, 16), (40, 32), (40, 64)])
 def test_the_bank_holds_shifted_kernel_rows(width, columns):
     weight = torch.randn(2, 1, 3, 11)
     box = frame(width, 11, columns, 16)
     bank = toeplitz_bank(weight, box, columns)
     assert bank.shape == (2, 3, box.depth, columns)
+    assert bank.is_contiguous()
     for k in range(box.depth):
         for v in range(columns):
             tap = k - v + box.tap
