@@ -135,7 +135,7 @@ def score_file(
     if not isinstance(rows, list):
         raise InputError(f"{results}: not a list of results, but {type(rows).__name__}")
     if kind is None:
-        kind = "segm" if rows and "segmentation" in rows[0] else "bbox"
+        kind = "segm" if rows and isinstance(rows[0], dict) and "segmentation" in rows[0] else "bbox"
     for i, row in enumerate(rows):
         fault = _fault(row, kind, coco)
         if fault:
