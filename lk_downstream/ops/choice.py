@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-ROUNDS = 4  # each contender runs this often; its smallest time counts, so that a disturbed run does no harm
+# Each contender runs at least and at most this often, and in between until so many seconds have passed. Its smallest
+# time counts, so that a disturbed run does no harm.
+LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 3, 12, 0.1
 CONTENDER = 3.0  # times the best first run (which holds set-up costs) up to which a candidate is measured again
 PATIENCE = 1.0  # seconds of measuring for one shape, after which the best so far is taken
+NEGLIGIBLE = 0.02  # seconds that a first run may take, however slow it is beside the others
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Choice:
 
 
 CHOICES: dict[Hashable, Choice] = {}
+SETTLED: dict[Hashable, Callable] = {}  # what to call for an exact shape, found without asking again
 FAILURES: dict[str, str] = {}  # candidates that raised an error, with its first line
 
 
@@ -80,7 +84,7 @@ def fastest(key: Hashable, candidates: list[Candidate], device: torch.device) ->
             if candidate.sample is not None and best:
                 candidate.sample()
                 estimate = candidate.share * seconds(candidate.sample, device)[0]
-                if estimate > 2 * min(best.values()):
+                if estimate > max(2 * min(best.values()), NEGLIGIBLE):
                     continue
             if device.type == "cuda":
                 candidate.run()  # compiles; not to be timed
@@ -92,8 +96,10 @@ def fastest(key: Hashable, candidates: list[Candidate], device: torch.device) ->
         raise errors[0]
     limit = CONTENDER * min(best.values()) + 5e-3
     contenders = [candidate for candidate in candidates if best.get(candidate.name, math.inf) <= limit]
-    for _ in range(ROUNDS - 1 if len(contenders) > 1 else 0):
-        if time.perf_counter() - began > PATIENCE:
+    rounds_began = time.perf_counter()
+    for done in range(MOST_ROUNDS if len(contenders) > 1 else 0):
+        now = time.perf_counter()
+        if now - began > PATIENCE or (done >= LEAST_ROUNDS and now - rounds_began > ROUNDS_SECONDS):
             break
         for candidate in contenders:
             best[candidate.name] = min(best[candidate.name], seconds(candidate.run, device)[0])
@@ -105,4 +111,5 @@ def fastest(key: Hashable, candidates: list[Candidate], device: torch.device) ->
 def clear() -> None:
     """Forget all choices, for instance after a change of the number of threads on a machine now less busy."""
     CHOICES.clear()
+    SETTLED.clear()
     FAILURES.clear()

@@ -16,13 +16,14 @@ from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lk_downstream.errors import InputError, near_names
 from lk_downstream.ops import cpu, triton_backend
-from lk_downstream.ops.choice import CHOICES, FAILURES, Candidate, bucket, fastest
+from lk_downstream.ops.choice import CHOICES, FAILURES, SETTLED, Candidate, bucket, fastest
 
 BACKENDS = ("auto", "plain", "contiguous", "channels_last", "fft", "triton")
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # Kernels with fewer taps go to F.conv2d: one pass over the map is all there is to win, and calls here cost some
 # microseconds.
 FEWEST_TAPS = 25
+MOST_SETTLED = 4096  # exact shapes to remember
 
 _log = logging.getLogger(__name__)
 _told: set[str] = set()
@@ -46,6 +47,12 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
     Raises:
         InputError: shapes that do not fit, even kernels, or a backend that is unknown or unavailable (with the reason).
     """
+    if backend == "auto" and type(x) is Tensor and not torch.compiler.is_compiling():
+        settled = SETTLED.get(
+            (x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.dtype, torch.get_num_threads())
+        )
+        if settled is not None and _is_bare(x, weight, bias):
+            return settled(x, weight, bias)
     if not isinstance(x, Tensor) or _is_recorded():  # the former: a proxy of torch.fx
         return _plain(x, weight, bias)
     _check(x, weight, bias, backend)
@@ -90,6 +97,26 @@ def _is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         or weight.device != x.device
         or x.layout != torch.strided
         or x.numel() == 0
+    )
+
+
+def _is_bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether nothing but the result is wanted: no gradient, cast, trace, or mode that watches operators.
+
+    The way through PyTorch's dispatcher costs 0.1 ms when the caches are cold, as they are in a network: as much as
+    a small convolution.
+    """
+    if torch.is_grad_enabled() and (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        return False
+    return not (
+        torch.is_autocast_enabled(x.device.type)
+        or torch.are_deterministic_algorithms_enabled()
+        or _is_recorded()
+        or torch._C._len_torch_dispatch_stack()
+        or (bias is not None and bias.dtype != x.dtype)
+        or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )
 
 
@@ -186,34 +213,33 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Te
     paths = _forward_paths(x, weight, backend)
     if backend == "plain":
         return paths[backend](x, weight, bias)
-    size = tuple(weight.shape[2:])
-    kh, kw = _reachable(size, x.shape)
-    if (kh, kw) != size:
-        top, left = (size[0] - kh) // 2, (size[1] - kw) // 2
-        weight = weight[:, :, top : top + kh, left : left + kw]
+    size = _reachable(tuple(weight.shape[2:]), x.shape)
+    paths = {name: _trimmed(path, size) if name in ("fft", "triton") else path for name, path in paths.items()}
     if backend != "auto":
         return paths[backend](x, weight, bias)
     _tell_once(x.device)
-    key = _key("forward", x, (kh, kw))
-    name = _ruled("forward", x, (kh, kw)) or (CHOICES[key].name if key in CHOICES else None)
+    key = _key("forward", x, size)
+    name = _ruled("forward", x, size)
+    if name is None and key in CHOICES:
+        name = CHOICES[key].name
+        _settle(x, weight, paths[name])
     if name is not None:
         return paths[name](x, weight, bias)
 
     def candidate(name: str) -> Candidate:
-        few = min(x.shape[1], 8)
+        layout = cpu.memory_format_of(x)
+        images, few = _sample_size(x)
         sample = None
         if name.startswith("contiguous") or name == "plain":
-            # PyTorch's contiguous path can be 40 times slower: look at eight channels of one image first.
+            # PyTorch's contiguous path can be 40 times slower: look at some of the maps first.
             def sample() -> Tensor:
-                part = x[:1, :few].contiguous(memory_format=cpu.memory_format_of(x))
+                part = x[:images, :few].contiguous(memory_format=layout)
                 return paths[name](part, weight[:few], bias[:few] if bias is not None else None)
-
-        layout = cpu.memory_format_of(x)
 
         def run() -> Tensor:
             return paths[name](x, weight, bias).contiguous(memory_format=layout)
 
-        return Candidate(name, run, sample, x.shape[0] * x.shape[1] / few)
+        return Candidate(name, run, sample, x.shape[0] * x.shape[1] / (images * few))
 
     order = sorted(paths, key=lambda name: name.startswith("contiguous") or name == "plain")
     return fastest(key, [candidate(name) for name in order], x.device)
@@ -250,6 +276,35 @@ def _weight_gradient(grad: Tensor, x: Tensor, size: tuple[int, int], backend: st
         part = fastest(key, candidates, x.device)
     rows, columns = (size[0] - kh) // 2, (size[1] - kw) // 2
     return F.pad(part, (columns, columns, rows, rows)) if (kh, kw) != size else part
+
+
+def _trimmed(path: cpu.ForwardPath, size: tuple[int, int]) -> cpu.ForwardPath:
+    """``path`` without the taps that see only padding, where their number costs time."""
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        top, left = (weight.shape[2] - size[0]) // 2, (weight.shape[3] - size[1]) // 2
+        if top or left:
+            weight = weight[:, :, top : top + size[0], left : left + size[1]]
+        return path(x, weight, bias)
+
+    return run
+
+
+def _sample_size(x: Tensor) -> tuple[int, int]:
+    """Images and channels of a sample: about one map in 32, so that the cost of a call does not look like slowness."""
+    n, c = x.shape[:2]
+    few = min(c, max(8, -(-c // 32)))
+    return min(n, max(1, n * c // (32 * few))), few
+
+
+def _settle(x: Tensor, weight: Tensor, path: cpu.ForwardPath) -> None:
+    """Let the next call with tensors like these find ``path`` at once."""
+    layout = cpu.memory_format_of(x)
+    if not x.is_contiguous(memory_format=layout):
+        return
+    if len(SETTLED) >= MOST_SETTLED:
+        SETTLED.clear()
+    SETTLED[_exact_key(x, weight)] = lambda x, weight, bias: path(x, weight, bias).contiguous(memory_format=layout)
 
 
 def _forward_paths(x: Tensor, weight: Tensor, backend: str) -> dict[str, cpu.ForwardPath]:
@@ -291,6 +346,10 @@ def _has_triton(x: Tensor, size: tuple[int, int]) -> bool:
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=weight.shape[0])
+
+
+def _exact_key(x: Tensor, weight: Tensor) -> tuple:
+    return (x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.dtype, torch.get_num_threads())
 
 
 def _key(direction: str, x: Tensor, size: tuple[int, int]) -> tuple:

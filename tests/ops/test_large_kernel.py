@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lk_downstream.errors import InputError
 from lk_downstream.ops import BACKENDS, cpu, depthwise_conv2d, notice, report
-from lk_downstream.ops.choice import CHOICES
-from lk_downstream.ops.large_kernel import _forward_op, _weight_op
+from lk_downstream.ops.choice import CHOICES, SETTLED
+from lk_downstream.ops.large_kernel import _exact_key, _forward_op, _weight_op
 
 SIDES = st.integers(0, 31).map(lambda k: 2 * k + 1)
 CPU_BACKENDS = [name for name in BACKENDS if name != "triton"]
@@ -127,6 +127,21 @@ def test_rules_choose_a_known_path_and_are_used_when_runs_must_repeat():
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(once, again))
     assert before == CHOICES
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(7, 9), (31, 41)])
+def test_the_second_and_later_calls_agree_with_the_first(size, channels_last):
+    x, weight, bias, _ = random_case((1, 3, 10, 12), size, channels_last=channels_last)
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(depthwise_conv2d(x, weight, bias), plain(x, weight, bias), rtol=1e-4, atol=1e-4)
+        assert _exact_key(x, weight) in SETTLED
+        with torch.autocast("cpu", torch.bfloat16):
+            assert depthwise_conv2d(x, weight, bias).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError):
+            depthwise_conv2d(x, weight, bias.double())
+    assert depthwise_conv2d(x, weight.requires_grad_(), bias).requires_grad
 
 
 def test_layout_is_kept_and_strided_inputs_are_taken():
