@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lk_downstream.errors import InputError
 from lk_downstream.ops import BACKENDS, cpu, depthwise_conv2d, notice, report
 from lk_downstream.ops.choice import CHOICES, SETTLED
-from lk_downstream.ops.large_kernel import _exact_key, _forward_op, _weight_op
+from lk_downstream.ops.dispatch import exact_key
+from lk_downstream.ops.large_kernel import _forward_op, _weight_op
 
 SIDES = st.integers(0, 31).map(lambda k: 2 * k + 1)
 CPU_BACKENDS = [name for name in BACKENDS if name != "triton"]
@@ -136,7 +137,7 @@ def test_the_second_and_later_calls_agree_with_the_first(size, channels_last):
     with torch.no_grad():
         for _ in range(4):
             torch.testing.assert_close(depthwise_conv2d(x, weight, bias), plain(x, weight, bias), rtol=1e-4, atol=1e-4)
-        assert _exact_key(x, weight) in SETTLED
+        assert exact_key(x, weight) in SETTLED
         with torch.autocast("cpu", torch.bfloat16):
             assert depthwise_conv2d(x, weight, bias).dtype == torch.bfloat16
         with pytest.raises(RuntimeError):
