@@ -1,0 +1,78 @@
+"""The benchmark on tiny sizes: what it measures and writes, not how fast anything is."""
+
+import csv
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lk_downstream.ops import LargeKernelConv2d, benchmark
+
+SIDES = ["ours, contiguous", "ours, channels_last", "plain, contiguous", "plain, channels_last"]
+
+
+@pytest.fixture
+def tool():
+    path = Path(__file__).parents[2] / "tools" / "benchmark.py"
+    spec = importlib.util.spec_from_file_location("benchmark_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ratios_are_those_of_medians():
+    measured = {name: ([value, value, 9.0], math.nan) for name, value in zip(SIDES, (1.0, 2.0, 4.0, 3.0))}
+    rows = benchmark.rows_of("case", "forward", measured, images=6)
+    assert [row.times_contiguous for row in rows] == [4, 2, 1, 4 / 3]
+    assert [row.times_best for row in rows] == [3, 1.5, 0.75, 1]
+    assert [row.images for row in rows] == [6, 3, 1.5, 2]
+    assert {row.slowest for row in rows} == {9}
+
+
+def test_layers_are_written_as_table_csv_and_plot(tool, tmp_path, capsys):
+    options = "layers --device cpu --batch 1 --channels 4 --sizes 8 --kernels 3 5 --depth 2 --rounds 1 --report"
+    tool.main([*options.split(), "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "2 x 5x5, (1, 4, 8, 8)" in printed
+    assert "forward 5x5" in printed
+    with (tmp_path / "layers_cpu_float32.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["side"] for row in rows] == SIDES * 4
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    assert (tmp_path / "layers_cpu_float32.png").stat().st_size > 1000
+
+
+def test_a_side_can_be_left_out():
+    options = {"batch": 1, "channels": 4, "sizes": [8], "kernels": [5], "depth": 1, "rounds": 1}
+    (rows,) = benchmark.layers(**options, backward=False, contiguous=False)
+    assert [row.side for row in rows] == [SIDES[0], SIDES[1], SIDES[3]]
+
+
+def test_networks_run_in_every_mode_on_every_side():
+    seen = []
+
+    class Layer(LargeKernelConv2d):
+        def forward(self, x):
+            last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+            seen.append((self.training, torch.is_grad_enabled(), self.backend, last))
+            return super().forward(x)
+
+    def build(name):
+        return nn.Sequential(nn.Conv2d(3, 4, 1), Layer(4, 4, 5, padding=2, groups=4), nn.BatchNorm2d(4))
+
+    merged = []
+
+    def merge(model):
+        merged.append(model)
+        return model
+
+    groups = list(benchmark.networks(build, merge, ["a"], sizes=[8], batch=2, rounds=1))
+    assert [group[0].mode for group in groups] == ["inference", "merged", "training"]
+    assert [row.side for row in groups[0]] == SIDES
+    assert len(merged) == 1
+    sides = [("auto", False), ("auto", True), ("plain", False), ("plain", True)]
+    expected = [(mode, mode, *side) for mode in (False, False, True) for _ in range(2) for side in sides]
+    assert seen == expected
