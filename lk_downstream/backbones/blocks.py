@@ -9,15 +9,16 @@ from collections.abc import Iterator
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from lk_downstream.ops import LargeKernelConv2d
 from lk_downstream.ops.fusion import BATCH_NORM, merge_conv_bn
 
 
 def depthwise_conv(channels: int, kernel_size: int | tuple[int, int], stride: int = 1) -> nn.Conv2d:
-    """A depthwise convolution without bias that keeps the size (at stride 1), for odd kernel heights and widths."""
+    """A depthwise convolution without bias, padded by half its odd kernel; at stride 1 by this package's operator."""
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    return nn.Conv2d(
-        channels, channels, (height, width), stride, (height // 2, width // 2), groups=channels, bias=False
-    )
+    kind = LargeKernelConv2d if stride == 1 else nn.Conv2d
+    padding = (height // 2, width // 2)
+    return kind(channels, channels, (height, width), stride, padding, groups=channels, bias=False)
 
 
 def conv_bn(conv: nn.Conv2d, act: bool = False) -> nn.Sequential:
@@ -28,7 +29,7 @@ def conv_bn(conv: nn.Conv2d, act: bool = False) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-class LargeKernelConv(nn.Module):
+class ReparamLargeKernelConv(nn.Module):
     """Sum of parallel depthwise convolution-batch norm branches: (N, C, H, W) -> (N, C, H, W).
 
     Plain (RepLKNet, replknet.py ``ReparamLargeKernelConv``): ``lkb_origin`` K x K, and ``small_conv`` n x n where

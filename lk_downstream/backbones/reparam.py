@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lk_downstream.backbones.blocks import LargeKernelConv
+from lk_downstream.backbones.blocks import ReparamLargeKernelConv
 
 
 def reparameterize(model: nn.Module, dense: bool = False) -> nn.Module:
@@ -20,14 +20,14 @@ def reparameterize(model: nn.Module, dense: bool = False) -> nn.Module:
 
     Args:
         model: any module that contains RepLKNet or SLaK blocks, also after conversion to synchronised batch norm.
-        dense: merge SLaK's rectangles into one dense kernel too; see ``LargeKernelConv.reparameterize``.
+        dense: merge SLaK's rectangles into one dense kernel too; see ``ReparamLargeKernelConv.reparameterize``.
 
     Raises:
         RuntimeError: a merged module differs from its original by more than 1e-8 of its largest output.
     """
     merged = copy.deepcopy(model).eval()
     for name, module in merged.named_modules():
-        if isinstance(module, LargeKernelConv):
+        if isinstance(module, ReparamLargeKernelConv):
             weight = next(module.parameters())
             reference = copy.deepcopy(module).to("cpu" if not weight.is_meta else "meta", torch.float64)
             candidate = copy.deepcopy(reference)

@@ -16,7 +16,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lk_downstream.backbones import registry
-from lk_downstream.backbones.blocks import LargeKernelConv, conv_bn, depthwise_conv, run_block
+from lk_downstream.backbones.blocks import ReparamLargeKernelConv, conv_bn, depthwise_conv, run_block
 from lk_downstream.backbones.formats import to_model_keys
 
 SIZES = {
@@ -62,7 +62,7 @@ class RepLKBlock(nn.Module):
         inner = int(channels * dw_ratio)
         self.pw1 = conv_bn(_conv1x1(channels, inner), act=True)
         self.pw2 = conv_bn(_conv1x1(inner, channels))
-        self.large_kernel = LargeKernelConv(inner, kernel_size, small_kernel, merged=merged)
+        self.large_kernel = ReparamLargeKernelConv(inner, kernel_size, small_kernel, merged=merged)
         self.lk_nonlinear = nn.ReLU()
         self.prelkb_bn = nn.BatchNorm2d(channels)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()

@@ -16,7 +16,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from lk_downstream.backbones.blocks import LargeKernelConv, run_block
+from lk_downstream.backbones.blocks import ReparamLargeKernelConv, run_block
 from lk_downstream.backbones.formats import to_model_keys
 
 SIZES = {
@@ -52,7 +52,7 @@ class SLaKBlock(nn.Module):
         # Where the small kernel is as large as the large one ("7 7 7 7 100"), the authors build a single plain branch.
         decomposed = decomposed and small_kernel < kernel_size
         small = small_kernel if small_kernel < kernel_size else 0
-        self.large_kernel = LargeKernelConv(dim, kernel_size, small, decomposed, merged)
+        self.large_kernel = ReparamLargeKernelConv(dim, kernel_size, small, decomposed, merged)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = nn.GELU()

@@ -8,11 +8,11 @@ from torch import nn
 
 import lk_downstream
 from lk_downstream.backbones import reparam
-from lk_downstream.backbones.blocks import LargeKernelConv
+from lk_downstream.backbones.blocks import ReparamLargeKernelConv
 
 
 def large_kernels(model):
-    return [module for module in model.modules() if isinstance(module, LargeKernelConv)]
+    return [module for module in model.modules() if isinstance(module, ReparamLargeKernelConv)]
 
 
 def names(model):
@@ -90,6 +90,6 @@ def test_a_wrong_merge_is_noticed(monkeypatch):
     def broken(self, dense=False):
         self.lkb_origin.bn.bias.data += 1e-3
 
-    monkeypatch.setattr(reparam.LargeKernelConv, "reparameterize", broken)
+    monkeypatch.setattr(reparam.ReparamLargeKernelConv, "reparameterize", broken)
     with pytest.raises(RuntimeError, match=r"stages\.0\.blocks\.0\.large_kernel is off"):
         lk_downstream.reparameterize(timm.create_model("test_replknet"))
