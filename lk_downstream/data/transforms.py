@@ -122,8 +122,12 @@ class RandomResizeCrop(v2.Transform):
         return tv_tensors.Image(crop_image(inpt, params["window"]))
 
     def _accepts(self, labels: np.ndarray) -> bool:
-        # The class that could fill the crop is the most frequent one on every eighth pixel; only that one is counted.
-        counts = np.bincount(labels[::8, ::8].ravel(), minlength=256)
+        # The class that could fill the crop is the most frequent one on every eighth pixel, so only it is counted;
+        # where few of those are labelled, all pixels are looked at.
+        sparse = labels[::8, ::8]
+        if 2 * np.count_nonzero(sparse == IGNORE_INDEX) > sparse.size:
+            sparse = labels
+        counts = np.bincount(sparse.ravel(), minlength=256)
         counts[IGNORE_INDEX] = 0
         largest = np.count_nonzero(labels == counts.argmax())
         labelled = labels.size - np.count_nonzero(labels == IGNORE_INDEX)

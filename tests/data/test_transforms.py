@@ -142,6 +142,15 @@ def test_crop_is_that_of_the_resized_picture(size, resized, offset, crop, limit)
     assert crop_labels(labels, window).shape == tuple(theirs.shape[1:])
 
 
+def test_crop_of_everything_has_the_size_of_the_resized_picture():
+    """For every pair of sizes: a factor that rounding makes too small would lose a row."""
+    for old in range(20, 60):
+        image = torch.zeros(1, old, old, dtype=torch.uint8)
+        for new in range(11, 111):
+            window = window_of((old, old), (new, new), (0, 0), (200, 200))
+            assert crop_image(image, window).shape == (1, new, new)
+
+
 def test_keep_ratio_size():
     assert keep_ratio_size(512, 683, (2048, 512)) == (512, 683)
     assert keep_ratio_size(683, 512, (2048, 512)) == (683, 512)
