@@ -15,7 +15,10 @@ from lk_downstream.backbones.extractor import Backbone
 from lk_downstream.errors import InputError, near_names
 
 # Heads of mmsegmentation files -> attributes of a task.
-_HEADS = {"decode_head": "head", "auxiliary_head": "auxiliary_head"}
+_HEADS = {"decode_head": "head"}
+
+# The layers of mmsegmentation's and mmdetection's heads whose size is the number of classes.
+_LAST_LAYERS = re.compile(r"\.(conv_seg|fc_cls|fc_reg|conv_logits|conv_cls|retina_cls)\.(weight|bias)$")
 
 
 @dataclass
@@ -124,9 +127,9 @@ class _Layout:
         self.network = network.body if self.extractor else network
         self.prefix = f"{self.owner}body." if self.extractor else self.owner
         self.name = self.extractor.name if self.extractor else _architecture(network)
-        self.heads = {part: name for part, name in _HEADS.items() if isinstance(getattr(model, name, None), nn.Module)}
-        if network is model:
-            self.heads = {}
+        self.heads = _HEADS if hasattr(model, "head") else {}
+        # What the model has beside the network: its heads, a neck, ...
+        self.parts = {key.split(".", 1)[0] for key in model.state_dict() if self.owner} - {self.owner.rstrip(".")}
         cfg = getattr(self.network, "pretrained_cfg", {})
         self.classifier = _names(cfg.get("classifier"))
         self.input_convs = tuple(f"{self.prefix}{name}.weight" for name in _names(cfg.get("first_conv")))
@@ -137,23 +140,18 @@ class _Layout:
         for key, value in published.network.items():
             level_norm = self.extractor is not None and re.match(r"norm[0-3]\.", key)
             renamed[(self.owner if level_norm else self.prefix) + key] = value
-        known = self.model.state_dict().keys()
         for part, tensors in published.parts.items():
-            head = self.heads.get(part)
-            for key, value in tensors.items():
-                if head:
-                    renamed[key.replace(part, head, 1)] = value
-                elif key in known:
-                    renamed[key] = value
+            name = self.heads.get(part, part)
+            if name in self.parts:
+                renamed |= {key.replace(part, name, 1): value for key, value in tensors.items()}
         return renamed
 
     def role(self, key: str) -> str:
-        """What the tensor ``key`` of the model (or one that it lacks) is: ``network``, ``classifier``, ..."""
+        """What the tensor ``key`` of the model (or one that it lacks) is: ``network``, ``classifier``, ``neck``, ..."""
         if re.match(rf"{self.owner}norm[0-3]\.", key):
             return "level norms"
         if not key.startswith(self.prefix):
-            head = key.split(".", 1)[0]
-            return head if head in self.heads.values() else "other"
+            return key.split(".", 1)[0]
         inner = key.removeprefix(self.prefix)
         if inner.startswith(tuple(f"{name}." for name in (*self.classifier, "head.fc", "head"))):
             return "final norm" if inner.startswith("head.norm.") else "classifier"
@@ -200,32 +198,30 @@ def _match(model: nn.Module, renamed: Mapping[str, Tensor]) -> _Match:
 def _judge(layout: _Layout, published: formats.Published, match: _Match, label: str, strict: bool) -> LoadReport:
     """The report of a match, or an error if it is a poor one."""
     report = LoadReport(label, list(match.filled), match.reshaped)
-    tolerated = {"level norms", "classifier", "final norm", "later stages"}
+    in_model = {layout.role(key) for key in layout.model.state_dict()}
+    in_file = {layout.role(key) for key in (*match.filled, *match.other_shape, *match.extra)}
     for key in match.extra:
         role = layout.role(key)
-        if (layout.extractor and role in tolerated) or role in ("level norms", "other"):
+        if role == "level norms" or role not in in_model:
             report.unused[role] = report.unused.get(role, 0) + 1
         else:
             report.unexpected.append(key)
-    in_file = {layout.role(key) for key in (*match.filled, *match.other_shape, *match.extra)}
-    refused = set()
+    for part, tensors in published.parts.items():
+        if layout.heads.get(part, part) not in layout.parts:
+            report.unused[part] = len(tensors)
+    other_classes = set()
     for key, shapes in match.other_shape.items():
-        role = layout.role(key)
-        if role == "classifier" or (role in layout.heads.values() and ".conv_seg." in key):
-            refused.add(key)
+        if layout.role(key) == "classifier" or _LAST_LAYERS.search(key):
+            other_classes.add(key)
             if key.endswith(".weight"):
                 report.notes.append(f"{key} left out: it is for other classes ({shapes})")
         else:
             report.unexpected.append(f"{key} {shapes}")
     absent = [key for key in layout.model.state_dict() if key not in match.filled]
     report.missing = [key for key in absent if not key.endswith("num_batches_tracked")]
-    for part, tensors in published.parts.items():
-        unused = sum(key not in match.filled for key in tensors) if part not in layout.heads else 0
-        if unused:
-            report.unused[part] = unused
     # What a file of another purpose cannot have may be missing, but only as a whole.
-    optional = (tolerated | {"other", *layout.heads.values()}) - (in_file - {"other"})
-    lacking = [key for key in report.missing if layout.role(key) not in optional and key not in refused]
+    needed = in_file | {"network"}
+    lacking = [key for key in report.missing if layout.role(key) in needed and key not in other_classes]
     wrong = [*report.unexpected, *lacking]
     network = [key for key in layout.network.state_dict() if layout.role(layout.prefix + key) == "network"]
     share = sum(layout.prefix + key in match.filled for key in network) / max(len(network), 1)
@@ -233,14 +229,10 @@ def _judge(layout: _Layout, published: formats.Published, match: _Match, label: 
         counts = f"{len(match.filled)} tensors fit, {len(report.unexpected)} do not, {len(lacking)} are lacking"
         raise InputError(
             f"{label} does not fit {layout.name} ({counts}, such as {_shortened(wrong, 3)}): the file looks like "
-            f"{formats.describe(published.network)}; the model is {formats.describe(_network_state(layout))}"
-            f"{_merge_hint(published, layout)}."
+            f"{formats.describe(published.network)}; the model is {formats.describe(layout.network.state_dict())}"
+            f"{_merge_hint(published, layout)}{'; strict=False loads what fits' if share >= 0.5 else ''}."
         )
     return report
-
-
-def _network_state(layout: _Layout) -> dict[str, Tensor]:
-    return layout.network.state_dict()
 
 
 def _merge_hint(published: formats.Published, layout: _Layout) -> str:

@@ -201,6 +201,35 @@ def test_norms_of_xl_and_detection_files():
     torch.testing.assert_close(backbone.body.stages[2].norm.weight, state["stages.2.norm.weight"], rtol=0, atol=0)
 
 
+class Detector(nn.Module):
+    def __init__(self, backbone, classes, stages=1):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.Conv2d(3, 3, 1)
+        self.roi_head = nn.ModuleDict(
+            {f"box{i}": nn.ModuleDict({"fc_cls": nn.Linear(4, classes)}) for i in range(stages)}
+        )
+
+
+def test_detectors_take_every_part_of_a_detection_file():
+    state = random_state(Detector(extractor("slak"), classes=81))
+    published = {key.replace("backbone.body.", "backbone."): value for key, value in state.items()}
+    detector = Detector(extractor("slak"), classes=81)
+    load_weights(detector, {"state_dict": published}, verbose=False)
+    torch.testing.assert_close(detector.state_dict(), state, rtol=0, atol=0)
+
+    other_classes = Detector(extractor("slak"), classes=4)
+    report = load_weights(other_classes, published, verbose=False)
+    assert report.missing == ["roi_head.box0.fc_cls.weight", "roi_head.box0.fc_cls.bias"]
+    assert len(report.notes) == 1
+
+    cascade = Detector(extractor("slak"), classes=81, stages=3)
+    with pytest.raises(InputError, match=r"4 are lacking, such as roi_head\.box1.*strict=False loads what fits"):
+        load_weights(cascade, published)
+    with pytest.raises(InputError, match="4 do not"):
+        load_weights(detector, {**random_state(cascade)})
+
+
 @pytest.mark.parametrize("family", ["convnext", "replknet", "slak"])
 def test_own_checkpoints(family):
     task = SegmentationTask(extractor(family))
