@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+
+from jsonargparse import ArgumentError
 
 
 class InputError(ValueError):
@@ -25,3 +30,57 @@ def near_names(name: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'slak_tiny'?``, or an empty string if nothing in ``known`` is near ``name``."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(item) for item in near)}?" if near else ""
+
+
+def explain(error: BaseException, options: Iterable[str] = ()) -> str | None:
+    """What a user has to know of an error: its root cause in a sentence, or None if it is not the user's mistake.
+
+    Args:
+        error: What was raised, perhaps by way of jsonargparse or Lightning.
+        options: The options of the command line, to suggest near ones from.
+    """
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, InputError):
+            return str(link)
+    return _parser_error(str(error), list(options)) if any(isinstance(link, ArgumentError) for link in chain) else None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _parser_error(text: str, options: list[str]) -> str:
+    """The root of jsonargparse's message, which nests the refusals of every type and class that it tried."""
+    option = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        name = found[1].split("=")[0].lstrip("-")
+        group = name.split(".")[0]
+        hint = near_names(name, options) or near_names(group, {option.split(".")[0] for option in options})
+        return f"there is no option --{name}{hint}"
+    if found := re.search(r"Option '([^']+)' is not accepted(?:. Got value: Namespace\(class_path='([^']+)')?", text):
+        path = found[2] or re.findall(r"class_path '([^']+)'", text[: found.start()])[-1]
+        parameters = inspect.signature(_imported(path)).parameters
+        known = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+        hint = near_names(found[1], known) or f"; it has {', '.join(known)}"
+        if len(known) < len(parameters):
+            hint += f" (arguments that it passes on: {option}.dict_kwargs.{found[1]})"
+        return f"{option}: {path.rsplit('.')[-1]} has no option {found[1]!r}{hint}"
+    if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
+        return f"{option}: there is no {found[2]!r} in {found[1]}{near_names(found[2], dir(_imported(found[1])))}"
+    noise = r"(Parser key|Problem with|Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$)"
+    lines = [line.strip(" -") for line in text.splitlines()]
+    roots = [line for line in lines if not re.match(noise, line)] or lines
+    root = re.sub(r"\. Got value: Namespace\(.*", "", roots[-1])
+    return f"{option}: {root}" if option != "--" and not root.startswith("Parser key") else root
+
+
+def _imported(path: str) -> object:
+    """The class, function or module of a dotted path."""
+    try:
+        return importlib.import_module(path)
+    except ImportError:
+        module, _, name = path.rpartition(".")
+        return getattr(_imported(module), name)

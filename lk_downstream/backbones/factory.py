@@ -89,7 +89,7 @@ class _TimmTag(str):
 
 def _weights_source(name: str, weights: str | None) -> registry.Weights | _TimmTag | str | None:
     """What ``weights`` means for the model ``name``: published weights, timm's, a path or address, or nothing."""
-    if not weights:
+    if not weights or weights in ("none", "None"):  # jsonargparse makes 'None' of a null on the command line
         return None
     weights = os.fspath(weights)
     if published := registry.find(name, weights):

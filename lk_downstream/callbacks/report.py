@@ -53,20 +53,25 @@ class RunReport(L.Callback):
         if trainer.is_global_zero and trainer.log_dir:
             write_json(Path(trainer.log_dir) / "metrics.json", self._figures(trainer))
 
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Say what is trained, and where its files will lie."""
+        if trainer.is_global_zero:
+            sizes = {name: sum(tensor.numel() for tensor in part.parameters()) for name, part in task.named_children()}
+            parts = ", ".join(f"{name} {size / 1e6:.3g} M" for name, size in sizes.items() if size)
+            device = device_name(trainer.strategy.root_device)
+            Console(soft_wrap=True).print(
+                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {trainer.log_dir}"
+            )
+
     def on_fit_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Print the report of a training run."""
-        if self.last and not trainer.fast_dev_run:
-            self._print(trainer, task)
-
-    def on_validate_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Print the report of an evaluation."""
-        if self.last:
+        if not trainer.fast_dev_run:
             self._print(trainer, task)
 
     def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
-        """An evaluation has no hook of its own for its end."""
-        if stage == "validate":
-            self.on_validate_end(trainer, task)
+        """Print the report of an evaluation, the end of which has no hook of its own."""
+        if stage == "validate" and self.last:
+            self._print(trainer, task)
 
     def _figures(self, trainer: L.Trainer) -> dict[str, Any]:
         return {
@@ -82,12 +87,14 @@ class RunReport(L.Callback):
         if not trainer.is_global_zero:
             return
         console = Console(soft_wrap=True)
-        best, figure = self.best, task.monitor.split("/")[-1]
         console.print()
-        console.print(class_table(best["classes"]))
-        others = "  ".join(f"{name} {_show(value)}" for name, value in best["summary"].items() if name != figure)
-        step = f" (best, step {best['step']}; last {_show(self.last['summary'][figure])})" if trainer.max_steps else ""
-        console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]  {others}{step}")
+        if self.last:
+            best, figure = self.best, task.monitor.split("/")[-1]
+            console.print(class_table(best["classes"]))
+            others = "  ".join(f"{name} {_show(value)}" for name, value in best["summary"].items() if name != figure)
+            fitted = f" (best, step {best['step']}; last {_show(self.last['summary'][figure])})"
+            note = fitted if trainer.state.fn == "fit" else ""
+            console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]  {others}{note}")
         figures = self._figures(trainer)
         console.print(
             f"{_duration(figures['seconds'])}, peak memory {figures['peak_memory_gib']:.1f} GiB on {figures['device']}"

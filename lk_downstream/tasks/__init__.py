@@ -1,6 +1,7 @@
 """LightningModules, one for each task."""
 
 from lk_downstream.tasks.base import Task
+from lk_downstream.tasks.loading import load_task
 from lk_downstream.tasks.segmentation import Segmentation
 
-__all__ = ["Segmentation", "Task"]
+__all__ = ["Segmentation", "Task", "load_task"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -39,6 +40,8 @@ class Task(L.LightningModule):
         monitor: Name of the logged figure by which the best checkpoint is chosen; higher is better.
         results: Figures of the last complete validation: ``summary`` (name to value) and ``classes`` (columns of a
             table with a row for each class); empty before the first.
+        recipe: Class and arguments of the task as plain data, if it was made by the command line; saved in checkpoints,
+            see :func:`lk_downstream.tasks.load_task`.
     """
 
     monitor: ClassVar[str]
@@ -68,6 +71,7 @@ class Task(L.LightningModule):
         self.channels_last = channels_last
         self.compile_backbone = compile
         self.results: dict[str, dict[str, Any]] = {}
+        self.recipe: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1) * 255, persistent=False)
 
@@ -113,12 +117,12 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is complete: whoever reads it needs none of the files that the run started from."""
-        settings = checkpoint.get("hyper_parameters", {})
-        settings["weights"] = None
-        backbone = settings.get("backbone")
-        if isinstance(backbone, dict) and "weights" in backbone.get("init_args", {}):
-            backbone["init_args"]["weights"] = None
+        """Add the recipe, without the files that the run started from: a checkpoint is complete."""
+        if self.recipe:
+            recipe = copy.deepcopy(self.recipe)
+            recipe["init_args"]["weights"] = None
+            recipe["init_args"]["backbone"].get("init_args", {})["weights"] = None
+            checkpoint["recipe"] = recipe
 
     def report(self, summary: dict[str, float], classes: dict[str, list]) -> None:
         """Log the figures of a validation and keep them in :attr:`results`."""

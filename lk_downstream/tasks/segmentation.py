@@ -65,7 +65,6 @@ class Segmentation(Task):
         super().__init__(
             backbone, classes, optimizer, schedule, groups, weights, sync_batchnorm, channels_last, compile
         )
-        self.save_hyperparameters("classes", "auxiliary_weight")
         self.head = head(backbone.channels, len(self.classes))
         self.auxiliary_head = auxiliary_head(backbone.channels, len(self.classes)) if auxiliary_head else None
         self.auxiliary_weight = auxiliary_weight

@@ -1,0 +1,76 @@
+"""Checkpoints of the best and the last step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class Checkpoints(ModelCheckpoint):
+    """Keeps the best step by a validation figure, and the last step, so that a killed run loses little.
+
+    A file is complete before it takes the place of the one before it.
+
+    Args:
+        monitor: Figure by which the best is chosen; None: the task's own.
+        mode: Whether the largest or the smallest figure is the best.
+        save_top_k: How many of the best are kept; -1: all.
+        every_n_steps: ``last.ckpt`` is written at least this often, in optimizer steps, and at each validation.
+        save_weights_only: Leave out what only resuming needs.
+        dirpath: Where they lie; None: ``checkpoints`` in the run's folder.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        save_top_k: int = 1,
+        every_n_steps: int = 1000,
+        save_weights_only: bool = False,
+        dirpath: str | None = None,
+    ):
+        super().__init__(
+            dirpath=dirpath,
+            filename="best_step={step}",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=True,
+            save_weights_only=save_weights_only,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self.every_n_steps = every_n_steps
+        self.saved_step = 0
+
+    def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """Take the task's own figure if none was asked for."""
+        self.monitor = self.monitor or task.monitor
+        super().setup(trainer, task, stage)
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:
+        """Write the last step now and then."""
+        step = trainer.global_step
+        if step != self.saved_step and step % self.every_n_steps == 0:
+            self._write_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Write the best and the last step."""
+        super().on_validation_end(trainer, task)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.saved_step = trainer.global_step
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Write the last step if the last validation lies before it."""
+        if trainer.global_step != self.saved_step:
+            self._write_last(trainer)
+
+    def _write_last(self, trainer: L.Trainer) -> None:
+        if trainer.fast_dev_run:
+            return
+        self.saved_step = trainer.global_step
+        self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
+        trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
