@@ -6,6 +6,7 @@ count. Both our operator and PyTorch's are measured on maps in either layout.
 
 from __future__ import annotations
 
+import copy
 import csv
 import gc
 import math
@@ -189,38 +190,40 @@ def networks(
         for mode in modes:
             base = build(name).to(device).train(mode == "training")
             base = merge(base.eval()) if mode == "merged" else base
+            accelerate(base)
+            # Two copies: depthwise weights that were once channels_last keep strides that make PyTorch pick it.
+            models = {name: copy.deepcopy(base).to(memory_format=layout) for name, layout in LAYOUTS.items()}
             for size in sizes:
                 images = torch.randn(batch, 3, size, size, device=device)
+                laid_out = {layout: images.contiguous(memory_format=form) for layout, form in LAYOUTS.items()}
                 sides = {
                     f"{prefix}, {layout}": _network_run(
-                        base, images, backend, LAYOUTS[layout], mode == "training", dtype
+                        models[layout], laid_out[layout], backend, mode == "training", dtype
                     )
                     for prefix, backend in (("ours", "auto"), ("plain", "plain"))
                     for layout in LAYOUTS
                 }
                 yield rows_of(f"{name}, {batch} x {size}", mode, measure(sides, rounds, device), batch)
-            del base
+            del base, models
             gc.collect()
 
 
 def _network_run(
-    model: nn.Module, images: Tensor, backend: str, layout: torch.memory_format, training: bool, dtype: torch.dtype
+    model: nn.Module, images: Tensor, backend: str, training: bool, dtype: torch.dtype
 ) -> Callable[[], None]:
-    """One step. The model is switched for it, so that all sides share one set of weights."""
+    """One step. The backend is switched for it, so that both sides share one set of weights."""
 
     def run() -> None:
         for module in model.modules():
             if isinstance(module, LargeKernelConv2d):
                 module.backend = backend
-        model.to(memory_format=layout)
-        x = images.contiguous(memory_format=layout)
-        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32), torch.set_grad_enabled(training):
-            out = model(x)
+        kind = images.device.type
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32), torch.set_grad_enabled(training):
+            out = model(images)
         if training:
             out.float().mean().backward()
             model.zero_grad(set_to_none=True)
 
-    accelerate(model)
     return run
 
 
