@@ -106,9 +106,10 @@ class RoIHead(nn.Module):
         """Features (R, C, size, size) of the boxes (R_i, 4) of each image."""
         return roi_features(maps[: self.settings.levels], self.strides, to_rois(boxes), size)
 
-    def sample(self, assigner: IoUAssigner, proposals: Tensor, target: dict[str, Tensor]) -> Samples:
+    def sample(self, iou: float, proposals: Tensor, target: dict[str, Tensor]) -> Samples:
         """Draws the regions of one image from its proposals (P, 4) and the boxes of its objects, which come first."""
         objects = target["boxes"]
+        assigner = IoUAssigner(iou, iou, self.settings.low_quality, minimum_iou=iou)
         own = torch.arange(len(objects), device=objects.device)
         boxes = torch.cat((objects, proposals))
         matched = torch.cat((own, assigner(proposals, objects)))
@@ -142,8 +143,7 @@ class RoIHead(nn.Module):
         losses = {}
         heads, mask_heads = self.bbox_heads(), self.mask_heads()
         for i, (iou, weight, head) in enumerate(zip(self.settings.ious, self.settings.weights, heads)):
-            assigner = IoUAssigner(iou, iou, self.settings.low_quality, minimum_iou=iou)
-            samples = [self.sample(assigner, p, t) for p, t in zip(proposals, targets)]
+            samples = [self.sample(iou, p, t) for p, t in zip(proposals, targets)]
             boxes, labels = [s.boxes for s in samples], torch.cat([s.labels for s in samples])
             logits, deltas = head(self.features(maps, boxes, bbox_head.ROI_SIZE))
             wanted = torch.cat([t["boxes"][s.objects] for s, t in zip(samples, targets)])

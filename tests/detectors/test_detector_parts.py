@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_detectors import TinyBackbone, box_target, narrow
 from torchvision import ops
 from torchvision.models.detection._utils import BoxCoder, Matcher
@@ -11,8 +12,11 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from lk_downstream.detectors import (
     FCOS,
     FPN,
+    FasterRCNN,
     FPNSettings,
     IoUAssigner,
+    MaskHead,
+    MaskRCNN,
     RandomSampler,
     RetinaNet,
     Selection,
@@ -144,6 +148,30 @@ def test_regions_are_read_from_the_level_of_their_size():
     features = roi_features(maps, (4, 8, 16, 32), rois, 7)
     assert features.shape == (6, 1, 7, 7)
     assert features.amax((1, 2, 3)).tolist() == [4, 4, 8, 8, 16, 80]
+
+
+def test_an_object_takes_its_best_region_from_another_only_in_mask_rcnn():
+    target = {"boxes": torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]]), "labels": torch.tensor([0, 1])}
+    proposals = torch.tensor([[0.0, 0, 10, 7.9]])  # nearer to the first object, but the second has no better region
+    for cls, expected in ((MaskRCNN, 1), (FasterRCNN, 0)):
+        samples = narrow(cls).roi_head.sample(0.5, proposals, target)
+        assert samples.boxes[2].tolist() == proposals[0].tolist()
+        assert samples.objects.tolist() == [0, 1, expected]
+        assert samples.labels.tolist() == [0, 1, expected]
+        assert samples.is_object.tolist() == [True, True, False]
+
+
+def test_padding_of_masks_does_not_count():
+    detector, images = narrow(MaskRCNN), torch.randn(1, 3, 64, 64)
+    target = box_target([[57, 47, 60, 50]], 50, 60)  # in the corner, where half a pixel beyond the edge is read, twice
+    padded = {**target, "masks": F.pad(target["masks"], (0, 4, 0, 14))}
+    rois = (torch.tensor([[57.0, 47, 60, 50]]), torch.tensor([0]))
+    assert MaskHead.targets(target["masks"], *rois).mean() > MaskHead.targets(padded["masks"], *rois).mean()
+    losses = []
+    for case in (target, padded):
+        torch.manual_seed(0)
+        losses.append(detector(images, [(50, 60)], [case]))
+    assert losses[0] == losses[1]
 
 
 def test_pasted_masks():
