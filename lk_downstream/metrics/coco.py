@@ -294,7 +294,7 @@ def _backend(name: str) -> tuple[type, type]:
     try:
         module = importlib.import_module("faster_coco_eval")
     except ImportError:
-        raise InputError("the backend faster_coco_eval is not installed: install it or use pycocotools") from None
+        raise InputError("the backend faster_coco_eval is not installed: install lk_downstream[coco] or use pycocotools") from None
     return module.COCO, module.COCOeval_faster
 
 
