@@ -17,10 +17,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
 
 from lk_downstream.callbacks import Checkpoints, RunProgress, RunReport
 from lk_downstream.data import DataModule
 from lk_downstream.errors import explain
+from lk_downstream.optim import groups_table
 from lk_downstream.tasks import Task
 
 TRAINER_DEFAULTS = {
@@ -58,6 +60,7 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the checkpoints, and our defaults."""
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_argument("--print_groups", action="store_true", help="print the optimizer's groups and stop")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
     def before_instantiate_classes(self) -> None:
@@ -70,11 +73,14 @@ class CLI(LightningCLI):
         parser.add_subclass_arguments(DataModule, "data")
         data = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
         config.model.init_args.classes = tuple(data.classes)
-        if config.get("ckpt_path") or config.model.init_args.get("weights"):
+        if config.get("ckpt_path") or config.model.init_args.get("weights") or config.get("print_groups"):
             config.model.init_args.backbone.init_args.weights = None
 
     def after_instantiate_classes(self) -> None:
-        """Give the task its recipe, which it saves in its checkpoints."""
+        """Give the task its recipe, which it saves in its checkpoints; or print its parameter groups and stop."""
+        if self.config[self.subcommand].get("print_groups"):
+            Console().print(groups_table(self.model.groups, self.model, self.model.optimizer_factory))
+            raise SystemExit(0)
         self.model.recipe = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]["model"]
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

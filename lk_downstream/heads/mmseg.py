@@ -72,7 +72,7 @@ class UPerHead(mm.UPerHead):
                 **_levels(in_channels, range(len(in_channels))),
                 **_common(num_classes, channels, dropout, align_corners),
             )
-            self.init_weights()
+            _initialize(self)
 
 
 class FCNHead(mm.FCNHead):
@@ -107,7 +107,7 @@ class FCNHead(mm.FCNHead):
                 **_levels(in_channels, in_index),
                 **_common(num_classes, channels, dropout, align_corners),
             )
-            self.init_weights()
+            _initialize(self)
 
 
 class DecodeHead(nn.Module):
@@ -149,7 +149,7 @@ class DecodeHead(nn.Module):
             try:
                 with _quiet():
                     head = head_class(**_levels(in_channels, choice), **settings)
-                    head.init_weights()
+                    _initialize(head)
                     return head
             except AssertionError as error:  # mmsegmentation's way of refusing one level, or several
                 refusal = error
@@ -162,6 +162,12 @@ def head_names() -> list[str]:
     """Names of all decode heads in mmsegmentation's registry, sorted."""
     heads = MODELS.module_dict.items()
     return sorted(name for name, cls in heads if inspect.isclass(cls) and issubclass(cls, BaseDecodeHead))
+
+
+def _initialize(head: BaseDecodeHead) -> None:
+    """Give a head mmsegmentation's initial weights; on the meta device (to count parameters) there are none."""
+    if not next(head.parameters()).is_meta:
+        head.init_weights()
 
 
 def _common(num_classes: int, channels: int, dropout: float, align_corners: bool) -> dict[str, Any]:

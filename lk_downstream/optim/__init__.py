@@ -2,5 +2,6 @@
 
 from lk_downstream.optim.groups import LayerDecay, ParameterGroups
 from lk_downstream.optim.schedules import Cosine, MultiStep, Poly, WarmupSchedule
+from lk_downstream.optim.table import groups_table
 
-__all__ = ["Cosine", "LayerDecay", "MultiStep", "ParameterGroups", "Poly", "WarmupSchedule"]
+__all__ = ["Cosine", "LayerDecay", "MultiStep", "ParameterGroups", "Poly", "WarmupSchedule", "groups_table"]

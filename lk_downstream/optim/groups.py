@@ -18,30 +18,33 @@ from torch.optim import Optimizer
 
 from lk_downstream.errors import InputError
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # what mmcv's norm_decay_mult means; custom layer norms are not in it
+BATCH_NORMS = (_NormBase, nn.GroupNorm)
+NORMS = (*BATCH_NORMS, nn.LayerNorm)
 
-# Names in the authors' and in timm's models. A transition of RepLKNet stands where ConvNeXt has a downsampling layer.
+# Names in the authors' and in timm's models. A downsampling layer comes before its stage, a transition after it.
 BLOCK = re.compile(r"\bstages\.(\d+)\.(?:blocks\.)?(\d+)\.")
-DOWNSAMPLE = (
-    (re.compile(r"\b(?:stem|downsample_layers\.0)\."), lambda found: 0),
-    (re.compile(r"\bdownsample_layers\.(\d+)\."), lambda found: int(found[1])),
-    (re.compile(r"\bstages\.(\d+)\.downsample\."), lambda found: int(found[1])),
-    (re.compile(r"\btransitions\.(\d+)\."), lambda found: int(found[1]) + 1),
-)
+DOWNSAMPLE = re.compile(r"\bdownsample_layers\.(\d+)\.|\bstages\.(\d+)\.downsample\.")
+TRANSITION = re.compile(r"\btransitions\.(\d+)\.")
+STEM = re.compile(r"\b(?:stem|downsample_layers\.0)\.")
 
 
 @dataclass
 class LayerDecay:
     """Learning rates that fall from the head to the stem: ``rate ** (layers + 1 - id)``, the head having factor 1.
 
-    The authors' rule for ConvNeXt and SLaK (mmcv_custom/layer_decay_optimizer_constructor.py of ConvNeXt). In other
-    backbones the ids are those of the stages, as timm groups them; by ``layer``, spread evenly over ``layers``.
+    The ids of ConvNeXt and SLaK are those of their authors (ConvNeXt's optim_factory.py, and downstream
+    mmcv_custom/layer_decay_optimizer_constructor.py), the ids of RepLKNet those of its optim_factory.py. In other
+    backbones they are those of the stages, as timm groups them; by ``layer``, spread evenly over ``layers``.
 
     Args:
         rate: Factor from one layer id to the next.
-        layers: Number of ids below the head: 12 for models with 27 blocks in the third stage, 6 for those with 9.
-        by: ``stage``: all downsampling layers have id 0, stage s has s + 1. ``layer``: three blocks of the third stage
-            share an id.
+        layers: Number of ids below the head: 12 for models with 27 blocks in the third stage and for RepLKNet, 6 for
+            those with 9.
+        by: ``stage``: the stem and all downsampling layers have id 0, stage s and the transition after it s + 1.
+            ``layer``: the stem 0, the first two stages 1 and 2, the blocks of the third stage ids from 3 to
+            ``layers - 1`` in equal parts (three blocks each in ConvNeXt and SLaK, four in RepLKNet), the last stage
+            ``layers``; the downsampling layers before stages 1 to 3 have 2, 3 and ``layers``, the transitions after
+            stages 0 to 2 have 1, 2 and ``layers - 1``.
     """
 
     rate: float
@@ -49,25 +52,62 @@ class LayerDecay:
     by: Literal["stage", "layer"] = "stage"
 
     def scales(self, model: nn.Module) -> dict[str, float]:
-        """The factor of every parameter of ``model``, by name; 1 for those outside ``model.backbone``."""
-        backbone = getattr(model, "backbone", None)
-        names = [name for name, _ in model.named_parameters()]
-        ids = {name: self._id(name) for name in names if name.startswith("backbone.")}
-        if backbone is not None and not any(BLOCK.search(name) for name in ids):
-            groups = group_parameters(backbone.body, backbone.body.group_matcher(coarse=True))
-            step = 1 if self.by == "stage" else self.layers / max(groups)
-            ids = {f"backbone.body.{name}": index * step for index, group in groups.items() for name in group}
-        return {name: self.rate ** (self.layers + 1 - ids.get(name, self.layers + 1)) for name in names}
+        """The factor of every parameter of ``model``, by name.
 
-    def _id(self, name: str) -> int:
-        for pattern, stage_of in DOWNSAMPLE:
-            if found := pattern.search(name):
-                stage = stage_of(found)
-                return 0 if self.by == "stage" else (0, 2, 3, self.layers)[stage]
+        Heads, final norms and per-level norms have 1. A model with a ``backbone`` is a task; any other is a classifier.
+
+        Raises:
+            InputError: timm does not say what the layers of this backbone are.
+        """
+        top = self.layers + 1
+        return {name: self.rate ** (top - number) for name, number in self.ids(model).items()}
+
+    def ids(self, model: nn.Module) -> dict[str, float]:
+        """The layer id of every parameter of ``model``, by name; ``layers + 1`` for the head."""
+        names = [name for name, _ in model.named_parameters()]
+        backbone = getattr(model, "backbone", None)
+        inside = [name for name in names if backbone is None or name.startswith("backbone.")]
+        if any(BLOCK.search(name) for name in inside):
+            blocks = max(
+                (int(found[2]) for name in inside if (found := BLOCK.search(name)) and found[1] == "2"), default=0
+            )
+            ids = {name: self._id(name, blocks + 1) for name in inside}
+        else:
+            ids = self._timm_ids(
+                model if backbone is None else backbone.body, "" if backbone is None else "backbone.body."
+            )
+        return {name: ids.get(name, self.layers + 1) for name in names}
+
+    def _id(self, name: str, blocks: int) -> int:
+        """The id of a parameter of ConvNeXt, SLaK or RepLKNet, whose third stage has this many blocks."""
+        if STEM.search(name):
+            return 0
+        if found := DOWNSAMPLE.search(name):
+            return 0 if self.by == "stage" else (0, 2, 3, self.layers)[int(found[1] or found[2])]
+        if found := TRANSITION.search(name):
+            return (1, 2, 3 if self.by == "stage" else self.layers - 1)[int(found[1])]
         if found := BLOCK.search(name):
             stage, block = int(found[1]), int(found[2])
-            return stage + 1 if self.by == "stage" else (1, 2, 3 + block // 3, self.layers)[stage]
+            third = 3 + block * (self.layers - 3) // blocks
+            return stage + 1 if self.by == "stage" else (1, 2, third, self.layers)[stage]
         return self.layers + 1
+
+    def _timm_ids(self, network: nn.Module, prefix: str) -> dict[str, float]:
+        if not hasattr(network, "group_matcher"):
+            raise InputError(
+                f"layer_decay cannot tell the layers of {type(network).__name__} apart; leave groups.layer_decay out"
+            )
+        groups = group_parameters(network, network.group_matcher(coarse=True))
+        head = classifier_names(network)
+        groups = {index: [name for name in group if not name.startswith(head)] for index, group in groups.items()}
+        step = 1 if self.by == "stage" else self.layers / max(index for index, group in groups.items() if group)
+        return {f"{prefix}{name}": index * step for index, group in groups.items() for name in group}
+
+
+def classifier_names(network: nn.Module) -> tuple[str, ...]:
+    """What the names of the classifier's parameters in a timm model begin with."""
+    names = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 @dataclass
@@ -76,11 +116,13 @@ class ParameterGroups:
 
     Args:
         no_decay: What has no weight decay. ``vectors``: every tensor of one dimension (norms, biases, layer scale), as
-            in ConvNeXt and SLaK. ``norms``: parameters of norm layers alone, as in RepLKNet (norm_decay_mult=0).
+            in ConvNeXt and SLaK. ``norms``: parameters of norm layers alone. ``batch_norms``: those of batch, instance
+            and group norms alone, which is what mmcv's norm_decay_mult=0 spares in RepLKNet and SLaK (the layer norms
+            of ConvNeXt and SLaK are classes of their own there, which mmcv does not know).
         layer_decay: Layer-wise learning rates; None: the same rate everywhere.
     """
 
-    no_decay: Literal["vectors", "norms", "nothing"] = "vectors"
+    no_decay: Literal["vectors", "norms", "batch_norms", "nothing"] = "vectors"
     layer_decay: LayerDecay | None = None
 
     def __call__(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -90,10 +132,11 @@ class ParameterGroups:
             One dictionary a group, from the stem to the head: ``params``, ``names``, ``lr_scale`` and, where nothing
             decays, ``weight_decay`` 0.
         """
+        kinds = {"norms": NORMS, "batch_norms": BATCH_NORMS}.get(self.no_decay, ())
         norms = {
             id(parameter)
             for module in model.modules()
-            if isinstance(module, NORMS)
+            if isinstance(module, kinds)
             for parameter in module.parameters(recurse=False)
         }
         scales = self.layer_decay.scales(model) if self.layer_decay else {}
@@ -101,11 +144,8 @@ class ParameterGroups:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            spared = {
-                "vectors": parameter.ndim <= 1 or name.endswith(".bias"),
-                "norms": id(parameter) in norms,
-                "nothing": False,
-            }[self.no_decay]
+            vector = parameter.ndim <= 1 or name.endswith(".bias")
+            spared = vector if self.no_decay == "vectors" else id(parameter) in norms
             scale = scales.get(name, 1.0)
             group = groups.setdefault((scale, spared), {"params": [], "names": [], "lr_scale": scale})
             if spared:
