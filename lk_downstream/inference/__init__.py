@@ -1,5 +1,6 @@
 """From pictures to class scores at their own size."""
 
-from lk_downstream.inference.rules import Slide, Whole
+from lk_downstream.inference.multi_scale import MultiScale
+from lk_downstream.inference.rules import Inference, Slide, Whole
 
-__all__ = ["Slide", "Whole"]
+__all__ = ["Inference", "MultiScale", "Slide", "Whole"]

@@ -1,20 +1,45 @@
-"""Test-time rules: how a picture of any size becomes logits at that size."""
+"""Test-time rules on one scale: how a picture of any size becomes class scores at that size."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from lk_downstream.data.transforms import keep_ratio_size, resize_image
 from lk_downstream.errors import InputError
+from lk_downstream.inference.class_maps import ClassMaps, Window
 
-Network = Callable[[Tensor], Tensor]  # images uint8 (N, 3, h, w) -> logits (N, classes, h, w)
+# Images uint8 (N, 3, h, w) -> logits (N, classes, h', w'). They may be, and for the sake of memory should be, at the
+# stride of the network: the rules resize them.
+Network = Callable[[Tensor], Tensor]
 
 
-class Whole:
-    """The whole picture in one pass.
+class Inference(ABC):
+    """A test-time rule."""
+
+    @abstractmethod
+    def __call__(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
+        """Scores at the pictures' own size.
+
+        Args:
+            network: Maps images uint8 (N, 3, h, w) to logits (N, classes, h', w') of any h' and w'.
+            images: uint8 (N, 3, H, W).
+            align_corners: How logits are resized.
+
+        Returns:
+            float32 (N, classes, H, W).
+        """
+
+    def predict(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
+        """Class indices uint8 (N, H, W); arguments as those of the call."""
+        return self(network, images, align_corners).argmax(1).to(torch.uint8)
+
+
+class Whole(Inference):
+    """The whole picture in one pass; scores are logits.
 
     Args:
         scale: The picture is resized, keeping its aspect ratio, to the largest size whose long side is at most the
@@ -25,27 +50,41 @@ class Whole:
         self.scale = scale
 
     def __call__(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
-        """Logits at the pictures' own size.
+        """Logits float32 (N, classes, H, W), see :class:`Inference`."""
+        return self.maps(network, self.resized(images), images.shape[-2:], align_corners).full()
+
+    def predict(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
+        """Class indices uint8 (N, H, W), without a full-size map of all classes."""
+        return self.maps(network, self.resized(images), images.shape[-2:], align_corners).argmax()
+
+    def logits(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
+        """Logits float32 (N, classes, h, w) of resized pictures uint8 (N, 3, h, w), at their size."""
+        return self.maps(network, images, images.shape[-2:], align_corners).full()
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Pictures uint8 (N, 3, H, W) in the size in which the network sees them."""
+        if self.scale is None:
+            return images
+        return resize_image(images, keep_ratio_size(*images.shape[-2:], self.scale))
+
+    def maps(
+        self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False, flip: bool = False
+    ) -> ClassMaps:
+        """Logits of resized pictures.
 
         Args:
-            network: Maps images uint8 (N, 3, h, w) to logits (N, classes, h, w).
-            images: uint8 (N, 3, H, W).
+            network: See :class:`Inference`.
+            images: uint8 (N, 3, h, w).
+            size: Height and width of the pictures before the resize, at which the logits are wanted.
             align_corners: How logits are resized.
-
-        Returns:
-            float32 (N, classes, H, W).
+            flip: Show the network the mirror image, and mirror its logits.
         """
-        height, width = images.shape[-2:]
-        if self.scale is not None:
-            images = resize_image(images, keep_ratio_size(height, width, self.scale))
-        logits = self.logits(network, images)
-        if logits.shape[-2:] != (height, width):
-            logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=align_corners)
-        return logits
+        images = images.flip(-1) if flip else images
+        return ClassMaps(list(self._windows(network, images)), images.shape[-2:], tuple(size), align_corners, flip)
 
-    def logits(self, network: Network, images: Tensor) -> Tensor:
-        """Logits float32 (N, classes, h, w) of resized pictures uint8 (N, 3, h, w)."""
-        return network(images).float()
+    def _windows(self, network: Network, images: Tensor) -> Iterator[Window]:
+        height, width = images.shape[-2:]
+        yield Window(slice(0, height), slice(0, width), network(images))
 
 
 class Slide(Whole):
@@ -58,6 +97,7 @@ class Slide(Whole):
         stride: Distance of windows; the published figures have two thirds of the window, rounded down, which is the
             default.
         scale: See :class:`Whole`.
+        batch: How many windows pass the network at once; more may be faster on a GPU and need more memory.
     """
 
     def __init__(
@@ -65,6 +105,7 @@ class Slide(Whole):
         crop: int | tuple[int, int],
         stride: int | tuple[int, int] | None = None,
         scale: tuple[int, int] | None = (2048, 512),
+        batch: int = 1,
     ):
         super().__init__(scale)
         self.crop = (crop, crop) if isinstance(crop, int) else tuple(crop)
@@ -73,24 +114,22 @@ class Slide(Whole):
         self.stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
         if not all(0 < step <= side for step, side in zip(self.stride, self.crop)):
             raise InputError(f"stride {self.stride} of the sliding window must be from 1 to its crop size {self.crop}")
+        if batch < 1:
+            raise InputError(f"batch of the sliding window is {batch}: it must be at least 1")
+        self.batch = batch
 
-    def logits(self, network: Network, images: Tensor) -> Tensor:
-        """Averaged logits float32 (N, classes, h, w) of resized pictures uint8 (N, 3, h, w)."""
-        total = count = None
-        for rows, columns in self.windows(*images.shape[-2:]):
-            part = network(images[..., rows, columns]).float()
-            if total is None:
-                total = part.new_zeros(*part.shape[:2], *images.shape[-2:])
-                count = part.new_zeros(images.shape[-2:])
-            total[..., rows, columns] += part
-            count[rows, columns] += 1
-        return total.div_(count)
-
-    def windows(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    def positions(self, height: int, width: int) -> list[tuple[slice, slice]]:
         """The windows of a picture of this size, as slices of its rows and columns."""
-        for rows in _positions(height, self.crop[0], self.stride[0]):
-            for columns in _positions(width, self.crop[1], self.stride[1]):
-                yield rows, columns
+        columns = list(_positions(width, self.crop[1], self.stride[1]))
+        return [(row, column) for row in _positions(height, self.crop[0], self.stride[0]) for column in columns]
+
+    def _windows(self, network: Network, images: Tensor) -> Iterator[Window]:
+        positions = self.positions(*images.shape[-2:])
+        for first in range(0, len(positions), self.batch):
+            together = positions[first : first + self.batch]
+            logits = network(torch.cat([images[..., rows, columns] for rows, columns in together]))
+            for (rows, columns), part in zip(together, logits.split(len(images))):
+                yield Window(rows, columns, part)
 
 
 def _positions(length: int, crop: int, stride: int) -> Iterator[slice]:

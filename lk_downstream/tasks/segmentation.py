@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -14,7 +13,7 @@ from torch.optim import AdamW
 from lk_downstream.backbones import Backbone
 from lk_downstream.callbacks import SegmentationPictures
 from lk_downstream.heads import FCNHead, UPerHead
-from lk_downstream.inference import Whole
+from lk_downstream.inference import Inference, Whole
 from lk_downstream.metrics import SegmentationMetric
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
@@ -53,7 +52,7 @@ class Segmentation(Task):
         auxiliary_head: HeadFactory | None = FCNHead,
         auxiliary_weight: float = 0.4,
         loss: nn.Module | None = None,
-        inference: Whole | None = None,
+        inference: Inference | None = None,
         optimizer: OptimizerFactory = AdamW,
         schedule: ScheduleFactory | None = None,
         groups: ParameterGroups | None = None,
@@ -84,9 +83,13 @@ class Segmentation(Task):
         """Pictures uint8 (N, 3, H, W) -> logits (N, classes, H, W)."""
         return self(self.normalize(images))
 
+    def head_logits(self, images: Tensor) -> Tensor:
+        """Pictures uint8 (N, 3, H, W) -> logits at the stride of the head, mostly (N, classes, H / 4, W / 4)."""
+        return self.head(self.backbone(self.normalize(images)))
+
     def predict(self, images: Tensor) -> Tensor:
         """Pictures uint8 (N, 3, H, W) of any size -> class indices uint8 (N, H, W), by the inference rule."""
-        return self.inference(self.logits, images, self.head.align_corners).argmax(1).to(torch.uint8)
+        return self.inference.predict(self.head_logits, images, self.head.align_corners)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch of crops."""
