@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import torch
 from torch import Tensor
 
 
-class SegmentationPictures(L.Callback):
-    """A grid of picture, truth and prediction, drawn at each validation to ``predictions.png`` in the run's folder.
+class Pictures(L.Callback):
+    """A grid of pictures of the first predictions, drawn at each validation to ``predictions.png`` in the run's folder.
 
-    A logger that takes pictures (TensorBoard) gets it too.
+    A logger that takes pictures (TensorBoard) gets it too. A subclass says what it keeps of a batch and how it draws.
 
     Args:
         number: How many pictures.
@@ -22,7 +24,15 @@ class SegmentationPictures(L.Callback):
 
     def __init__(self, number: int = 6):
         self.number = number
-        self.samples: list[tuple[str, Tensor, Tensor, Tensor]] = []
+        self.samples: list[Any] = []
+
+    def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[Any]:
+        """What is to be drawn of each picture of a batch, on the CPU."""
+        raise NotImplementedError
+
+    def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
+        """The grid, uint8 (height, width, 3)."""
+        raise NotImplementedError
 
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Forget the last validation's."""
@@ -32,7 +42,7 @@ class SegmentationPictures(L.Callback):
         self,
         trainer: L.Trainer,
         task: L.LightningModule,
-        outputs: dict[str, Tensor],
+        outputs: dict[str, Any],
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -40,20 +50,33 @@ class SegmentationPictures(L.Callback):
         """Keep the first pictures."""
         room = self.number - len(self.samples)
         if room > 0 and trainer.is_global_zero and not trainer.sanity_checking:
-            items = zip(batch["name"], batch["image"], batch["mask"], outputs["prediction"])
-            self.samples += [(name, *(value.cpu() for value in rest)) for name, *rest in list(items)[:room]]
+            self.samples += itertools.islice(self.collect(batch, outputs), room)
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Draw the grid."""
+        folder = trainer.log_dir  # asks all processes
         if not self.samples or trainer.fast_dev_run:
             return
-        picture = segmentation_grid(self.samples, trainer.datamodule.palette, task.classes)
-        if trainer.log_dir:
-            write_picture(Path(trainer.log_dir) / "predictions.png", picture)
+        picture = self.draw(self.samples, trainer, task)
+        if folder:
+            write_picture(Path(folder) / "predictions.png", picture)
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("val/pictures", picture, trainer.global_step, dataformats="HWC")
         self.samples = []
+
+
+class SegmentationPictures(Pictures):
+    """Picture, truth and prediction, see :class:`Pictures`."""
+
+    def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[tuple[str, Tensor, Tensor, Tensor]]:
+        """Name, picture, truth and prediction."""
+        for name, *rest in zip(batch["name"], batch["image"], batch["mask"], outputs["prediction"]):
+            yield (name, *(value.cpu() for value in rest))
+
+    def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
+        """See :func:`segmentation_grid`."""
+        return segmentation_grid(samples, trainer.datamodule.palette, task.classes)
 
 
 def segmentation_grid(

@@ -1,5 +1,8 @@
 """Data sets, transforms, samplers and data modules. Nothing here knows of models."""
 
+from lk_downstream.data.coco import Coco
+from lk_downstream.data.detection_module import DetectionData
+from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset, SegmentationFolder
@@ -9,8 +12,14 @@ from lk_downstream.data.synthetic import Synthetic
 __all__ = [
     "ADE20K",
     "Cityscapes",
+    "Coco",
     "DataModule",
+    "DetectionData",
+    "LargeScaleJitter",
+    "MultiScale",
+    "MultiScaleCrop",
     "PictureFolder",
+    "ResizeToFit",
     "SegmentationData",
     "SegmentationDataset",
     "SegmentationFolder",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 Palette = list[tuple[int, int, int]]
 
 
@@ -206,3 +208,21 @@ CITYSCAPES_CLASSES, CITYSCAPES_PALETTE = _table("""
 
 # The value ("labelId") of each evaluated class in *_gtFine_labelIds.png; the others of 0 to 33 are not evaluated.
 CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+# COCO 2017 (Lin et al., 2014): 80 of the ids 1 to 90.
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_COCO_NAMES = """
+person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign parking_meter bench
+bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard
+sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle wine_glass cup fork knife spoon
+bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair couch potted_plant bed dining_table
+toilet tv laptop mouse remote keyboard cell_phone microwave oven toaster sink refrigerator book clock vase scissors
+teddy_bear hair_drier toothbrush
+"""
+COCO_CLASSES = tuple(name.replace("_", " ") for name in _COCO_NAMES.split())
+
+
+def bright_palette(count: int) -> Palette:
+    """Saturated colours for ``count`` classes whose objects are outlined on pictures: hues a golden angle apart."""
+    colours = (colorsys.hsv_to_rgb((0.99 + 0.618034 * i) % 1, (0.85, 0.6)[i // 8 % 2], 0.95) for i in range(count))
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours]

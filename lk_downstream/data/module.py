@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
@@ -138,8 +138,7 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of the training split in random order; an incomplete last batch is left out."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        sampler = TrainingSampler(len(self.train_set), self._rank, self._world_size, seed, self.repeat)
-        batch_size = self.device_batch_size
+        sampler, batch_size = self.training_sampler(seed), self.device_batch_size
         if len(sampler) < batch_size:
             raise InputError(
                 f"an epoch has {len(sampler) * self._world_size} training pictures, fewer than a batch of "
@@ -150,6 +149,10 @@ class DataModule(L.LightningDataModule):
         return self._loader(
             self.train_set, sampler, batch_size, self.collate_train, drop_last=True, generator=generator
         )
+
+    def training_sampler(self, seed: int) -> Sampler[int]:
+        """The share of this process in a random order of the training split."""
+        return TrainingSampler(len(self.train_set), self._rank, self._world_size, seed, self.repeat)
 
     def val_dataloader(self) -> DataLoader:
         """Every validation picture once over all devices."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -36,9 +36,58 @@ class TrainingSampler(Sampler[int]):
         return self.length * self.repeat // self.world_size
 
     def __iter__(self) -> Iterator[int]:
+        yield from self.order()[self.rank : len(self) * self.world_size : self.world_size]
+
+    def order(self) -> list[int]:
+        """The order of this epoch, of all processes together."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)])
-        yield from order[self.rank : len(self) * self.world_size : self.world_size].tolist()
+        return torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).tolist()
+
+
+class GroupedSampler(TrainingSampler):
+    """As :class:`TrainingSampler`, but the samples of a batch are all of one group, such as wide or high pictures.
+
+    The order consists of global batches, each of one group, in the order in which they become full; what is left of the
+    groups goes into the last ones, mixed. Cut into pieces of ``batch_size`` it gives each process its part of them, so
+    that at the same step all processes have the same group.
+
+    Args:
+        groups: For each sample whether it is of the one group or of the other.
+        batch_size: Samples in a batch of one process.
+        rank: This process.
+        world_size: Number of processes.
+        seed: The same in all processes.
+        repeat: How often an epoch passes the data set.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[bool],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        repeat: int = 1,
+    ):
+        super().__init__(len(groups), rank, world_size, seed, repeat)
+        self.groups, self.batch_size = groups, batch_size
+
+    def __len__(self) -> int:
+        return self.length * self.repeat // (self.batch_size * self.world_size) * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        whole = self.batch_size * self.world_size
+        waiting: dict[bool, list[int]] = {False: [], True: []}
+        batches: list[int] = []
+        for index in self.order():
+            group = waiting[bool(self.groups[index])]
+            group.append(index)
+            if len(group) == whole:
+                batches += group
+                group.clear()
+        batches += waiting[False] + waiting[True]
+        for start in range(0, len(self) * self.world_size, whole):
+            yield from batches[start + self.rank : start + whole : self.world_size]
 
 
 class EvaluationSampler(Sampler[int]):

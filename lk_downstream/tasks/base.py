@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -124,9 +124,12 @@ class Task(L.LightningModule):
             recipe["init_args"]["backbone"].get("init_args", {})["weights"] = None
             checkpoint["recipe"] = recipe
 
-    def report(self, summary: dict[str, float], classes: dict[str, list]) -> None:
-        """Log the figures of a validation and keep them in :attr:`results`."""
+    def report(self, summary: dict[str, float], classes: dict[str, list], shown: Sequence[str] | None = None) -> None:
+        """Log the figures of a validation, those ``shown`` (None: all) also beside the progress, and keep them all in
+        :attr:`results`.
+        """
         prefix = self.monitor.split("/")[0]
-        self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()}, prog_bar=True, sync_dist=True)
+        for name, value in summary.items():
+            self.log(f"{prefix}/{name}", value, prog_bar=shown is None or name in shown, sync_dist=True)
         if not self.trainer.sanity_checking:
             self.results = {"summary": summary, "classes": classes}

@@ -1,0 +1,128 @@
+"""Pictures of what a detector finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lk_downstream.callbacks.pictures import Pictures
+
+
+class Objects(NamedTuple):
+    """Objects of a picture, as they are drawn."""
+
+    boxes: Tensor  # (K, 4) x1, y1, x2, y2 in its pixels
+    labels: Tensor  # (K,)
+    scores: Tensor | None = None  # (K,)
+    masks: Tensor | None = None  # bool (K, H, W)
+
+
+class DetectionPictures(Pictures):
+    """Truth and prediction side by side, with boxes, masks, names and scores, see :class:`Pictures`.
+
+    Args:
+        number: How many pictures.
+        score: Detections of a lower score are not drawn.
+        most: Only so many of the best detections of a picture are drawn.
+    """
+
+    def __init__(self, number: int = 6, score: float = 0.3, most: int = 30):
+        super().__init__(number)
+        self.score, self.most = score, most
+
+    def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[tuple[str, Tensor, Objects, Objects]]:
+        """Name, picture at its original size, truth and prediction."""
+        rows = zip(batch["name"], batch["image"], batch["size"].tolist(), batch["target"], outputs["prediction"])
+        for name, image, (height, width), target, found in rows:
+            original = tuple(target["original_size"].tolist())
+            picture = torch.nn.functional.interpolate(
+                image[None, :, :height, :width].cpu().float(), original, mode="bilinear", antialias=True
+            )[0]
+            back = torch.tensor([original[1] / width, original[0] / height] * 2)
+            objects = ~target["iscrowd"].cpu()
+            truth = Objects(target["boxes"].cpu()[objects] * back, target["labels"].cpu()[objects])
+            shown = (found["scores"] >= self.score).nonzero().squeeze(1)[: self.most]
+            kept = {key: found[key][shown].cpu() for key in Objects._fields if key in found}
+            yield name, picture.round().byte(), truth, Objects(**kept)
+
+    def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
+        """See :func:`detection_grid`."""
+        return detection_grid(samples, trainer.datamodule.palette, task.classes)
+
+
+def detection_grid(
+    samples: list[tuple[str, Tensor, Objects, Objects]],
+    palette: Sequence[tuple[int, int, int]],
+    classes: Sequence[str],
+) -> np.ndarray:
+    """Draw pairs of truth and prediction.
+
+    Args:
+        samples: Name, picture uint8 (3, H, W), true and found objects.
+        palette: A colour (red, green, blue) of 0 to 255 for each class.
+        classes: Names of the classes.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    colours = np.asarray(palette) / 255
+    per_row = 2 if len(samples) > 1 else 1
+    rows = -(-len(samples) // per_row)
+    shape = max(sample[1].shape[1] / sample[1].shape[2] for sample in samples)
+    cell = 3.6
+    figure = Figure((2 * per_row * cell, rows * (cell * min(shape, 1.5) + 0.3)), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, 2 * per_row, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, (name, image, truth, found) in enumerate(samples):
+        row, column = divmod(index, per_row)
+        title = name if len(name) < 40 else f"...{name[-37:]}"
+        for offset, (text, objects) in enumerate(((title, truth), ("prediction", found))):
+            axis = axes[row, 2 * column + offset]
+            _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
+            axis.set_title(text, fontsize=8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw(axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> None:
+    """One picture with its objects, the worst first, so that the best lie on top."""
+    from matplotlib.patches import Rectangle
+
+    height, width = image.shape[:2]
+    labels = objects.labels.tolist()
+    pixels = image.astype(np.float32)
+    order = range(len(labels) - 1, -1, -1)
+    for number in order if objects.masks is not None else ():
+        mask = objects.masks[number].numpy()
+        pixels[mask] = 0.5 * pixels[mask] + 0.5 * 255 * colours[labels[number]]
+    axis.imshow(pixels.astype(np.uint8))
+    small = len(labels) > 12
+    for number in order:
+        x1, y1, x2, y2 = objects.boxes[number].tolist()
+        colour = colours[labels[number]]
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
+        score = "" if objects.scores is None else f" {objects.scores[number].item():.2f}"
+        # Dark letters on light colours, by the luminance of the colour.
+        ink = "black" if colour @ (0.299, 0.587, 0.114) > 0.55 else "white"
+        axis.text(
+            min(max(x1, 0), 0.97 * width),
+            max(y1, 0.04 * height),
+            classes[labels[number]] + score,
+            fontsize=4.5 if small else 6,
+            color=ink,
+            verticalalignment="bottom" if y1 > 0.04 * height else "top",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+            clip_on=True,
+        )
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)

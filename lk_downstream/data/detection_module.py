@@ -1,0 +1,165 @@
+"""Data module for detection and instance segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, Subset
+from torchvision.transforms import v2
+
+from lk_downstream.data.classes import bright_palette
+from lk_downstream.data.coco import Coco
+from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
+from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.samplers import GroupedSampler
+from lk_downstream.data.synthetic import Synthetic
+from lk_downstream.data.synthetic_layouts import COCO_LOOKS
+from lk_downstream.errors import InputError
+
+DIVISOR = 32  # of the sides of a batch: the largest stride of the backbones
+
+
+def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of pictures of any sizes, padded at the bottom and on the right to a common multiple of 32.
+
+    Returns:
+        ``image`` uint8 (N, 3, H, W), ``size`` int64 (N, 2) without padding, ``target``: list of dicts whose masks keep
+        their own size, ``name``: list.
+    """
+    sizes = [tuple(sample["image"].shape[-2:]) for sample in samples]
+    height, width = (-(-max(sides) // DIVISOR) * DIVISOR for sides in zip(*sizes))
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    for image, sample, (h, w) in zip(images, samples, sizes):
+        image[:, :h, :w] = sample["image"]
+    plain = [
+        {name: value.as_subclass(Tensor) if isinstance(value, Tensor) else value for name, value in target.items()}
+        for target in (sample["target"] for sample in samples)
+    ]
+    return {
+        "image": images,
+        "size": torch.tensor(sizes),
+        "target": plain,
+        "name": [sample["name"] for sample in samples],
+    }
+
+
+class DetectionData(DataModule):
+    """Training batches by the papers' pipeline, validation pictures resized to the evaluation's scale.
+
+    A batch, see :func:`collate_detection`, holds pictures that are all wider than high or all not, which saves padding.
+    The targets have what :class:`Coco` gives, boxes in pixels of the resized picture.
+
+    Args:
+        dataset: Makes the data set of a split, such as the class :class:`Coco` with its ``root``.
+        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
+        masks: Whether to load masks, which detectors with mask heads are trained on.
+        augmentation: Steps between the flip and the batch: ``MultiScaleCrop`` (the papers', and the default),
+            ``MultiScale``, ``LargeScaleJitter`` or ``ResizeToFit``, and any of torchvision.transforms.v2.
+        flip: Probability of a horizontal flip.
+        scale: The long and the short side at most in evaluation.
+        keep_empty: Whether to train also on pictures without any object; the published models were not.
+        val_batch_size: Validation pictures per batch of one device.
+        workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
+        repeat: How often an epoch passes the training split; more than 1 for small data sets.
+        train_split: Name of the training split.
+        val_split: Name of the validation split.
+        predict: A picture or a folder of pictures to predict on.
+        synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
+        seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+
+    Attributes:
+        annotations: Annotation file of the validation split, which detections are scored by.
+        category_ids: Its category for each label.
+    """
+
+    collate_train = staticmethod(collate_detection)
+    collate_val = staticmethod(collate_detection)
+
+    def __init__(
+        self,
+        dataset: Callable[[str], Coco],
+        batch_size: int = 16,
+        masks: bool = False,
+        augmentation: list[v2.Transform] | None = None,
+        flip: float = 0.5,
+        scale: tuple[int, int] = (1333, 800),
+        keep_empty: bool = False,
+        val_batch_size: int = 1,
+        workers: int | None = None,
+        repeat: int = 1,
+        train_split: str = "train",
+        val_split: str = "val",
+        predict: str | None = None,
+        synthetic: Synthetic | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed)
+        if min(scale) < 1:
+            raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
+        self.synthetic, self.keep_empty = synthetic, keep_empty
+        self.train_data, self.val_data = dataset(train_split), dataset(val_split)
+        self.train_data.masks = masks
+        categories = self.train_data.categories
+        if synthetic is not None and not self.train_data.root.exists():
+            categories = {number: look.name for number, _, look in COCO_LOOKS}
+        self.classes, self.category_ids = tuple(categories.values()), list(categories)
+        self.palette = bright_palette(len(self.classes))
+        self.annotations = self.val_data.annotations
+        self.transform = training_transform(augmentation, flip)
+        self.resize = ResizeToFit(tuple(scale))
+
+    def prepare_data(self) -> None:
+        """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
+        if self.synthetic is not None and not self.train_data.root.exists():
+            self.train_data.write_synthetic(self.synthetic)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotation files that the stage (fit, validate, predict) needs.
+
+        Raises:
+            InputError: Files are missing or wrong, see :class:`Coco`, or the splits have different classes.
+        """
+        if stage in (None, "fit"):
+            index = self.train_data.index
+            self._compare(index.categories)
+            used = (index.first[1:] > index.first[:-1]) | self.keep_empty
+            if not used.any():
+                raise InputError(f"{index.path} has no picture with an object to train on")
+            self.train_set = Transformed(Subset(self.train_data, used.nonzero()[0].tolist()), self.transform)
+            self.wide = (index.sizes[:, 1] > index.sizes[:, 0])[used].tolist()
+        if stage in (None, "fit", "validate"):
+            self._compare(self.val_data.index.categories)
+            self.val_set = Transformed(self.val_data, self.resize)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The pictures of ``predict``, resized as in evaluation, each once over all devices."""
+        if self.predict is None:
+            raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
+        return self._evaluation_loader(Transformed(PictureFolder(self.predict), _WithTarget(self.resize)))
+
+    def training_sampler(self, seed: int) -> Sampler[int]:
+        """A random order in which the pictures of a batch are all wide or all high."""
+        return GroupedSampler(self.wide, self.device_batch_size, self._rank, self._world_size, seed, self.repeat)
+
+    def _compare(self, categories: dict[int, str]) -> None:
+        """Refuse an annotation file whose classes are not those of the task."""
+        if list(categories) != self.category_ids or tuple(categories.values()) != self.classes:
+            raise InputError(
+                f"{self.annotations} has the categories {categories}, but {self.train_data.annotations} "
+                f"{dict(zip(self.category_ids, self.classes))}: both splits need the same ids and names"
+            )
+
+
+class _WithTarget:
+    """Resizes a picture without annotations and notes its original size."""
+
+    def __init__(self, resize: ResizeToFit):
+        self.resize = resize
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        target = {"original_size": torch.tensor(sample["image"].shape[-2:])}
+        return {**self.resize(sample), "target": target}
