@@ -1,7 +1,8 @@
 """mmsegmentation's decode heads on this package's backbones.
 
-The only module that imports ``mm*``. Modules, parameter names and initialisation are mmsegmentation's own, so published
-checkpoints load; its losses are not used: a head here only turns feature maps into logits.
+Beside ``integrations``, the only module that imports ``mm*``. Modules, parameter names and initialisation are
+mmsegmentation's own, so published checkpoints load; its losses are not used: a head here only turns feature maps into
+logits.
 
 A head is a class whose first two arguments are the backbone's channels and the number of classes, which the task gives;
 all others have the published defaults of UPerNet (Xiao et al. 2018, arXiv:1807.10221) as mmsegmentation configures it.
