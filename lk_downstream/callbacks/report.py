@@ -17,6 +17,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
+from lk_downstream.ops import LargeKernelConv2d, notice
+
 
 class RunReport(L.Callback):
     """Prints a table and the main figures when a run ends, and writes them to ``metrics.json``.
@@ -62,6 +64,8 @@ class RunReport(L.Callback):
             Console(soft_wrap=True).print(
                 f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {trainer.log_dir}"
             )
+            if any(isinstance(module, LargeKernelConv2d) for module in task.modules()):
+                Console(soft_wrap=True).print(notice(trainer.strategy.root_device), markup=False)
 
     def on_fit_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Print the report of a training run."""
