@@ -10,7 +10,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from lk_downstream.ops import LargeKernelConv2d
-from lk_downstream.ops.fusion import BATCH_NORM, merge_conv_bn
+from lk_downstream.ops.fusion import BATCH_NORM, fuse_conv_bn, merge_conv_bn
 
 
 def depthwise_conv(channels: int, kernel_size: int | tuple[int, int], stride: int = 1) -> nn.Conv2d:
@@ -27,6 +27,25 @@ def conv_bn(conv: nn.Conv2d, act: bool = False) -> nn.Sequential:
     if act:
         layers["nonlinear"] = nn.ReLU()
     return nn.Sequential(layers)
+
+
+def is_conv_bn(layers: nn.Module) -> bool:
+    """Whether ``layers`` are an ``nn.Sequential`` that begins with a convolution and a foldable batch norm."""
+    if not isinstance(layers, nn.Sequential) or type(layers).forward is not nn.Sequential.forward or len(layers) < 2:
+        return False
+    norm = layers[1]
+    return isinstance(layers[0], nn.Conv2d) and isinstance(norm, BATCH_NORM) and norm.running_mean is not None
+
+
+def fuse_sequence(layers: nn.Module) -> None:
+    """Fold the batch norm of what :func:`is_conv_bn` finds, in place; else nothing.
+
+    The norm becomes ``nn.Identity``, as in the authors' ``deep_fuse_BN`` (replknet.py); theirs overlooks synchronised
+    batch norms.
+    """
+    if is_conv_bn(layers):
+        fuse_conv_bn(layers[0], layers[1])
+        layers[1] = nn.Identity()
 
 
 class ReparamLargeKernelConv(nn.Module):

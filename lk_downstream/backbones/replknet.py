@@ -16,8 +16,9 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lk_downstream.backbones import registry
-from lk_downstream.backbones.blocks import ReparamLargeKernelConv, conv_bn, depthwise_conv, run_block
+from lk_downstream.backbones.blocks import ReparamLargeKernelConv, conv_bn, depthwise_conv, fuse_sequence, run_block
 from lk_downstream.backbones.formats import to_model_keys
+from lk_downstream.ops.fusion import BATCH_NORM, fuse_bn_conv1x1
 
 SIZES = {
     "replknet_31b": {"channels": (128, 256, 512, 1024)},
@@ -67,6 +68,13 @@ class RepLKBlock(nn.Module):
         self.prelkb_bn = nn.BatchNorm2d(channels)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
+    def fold_norms(self) -> None:
+        """Fold the norm in front into the 1 x 1 convolution behind it, in place; that one's own norm goes first."""
+        fuse_sequence(self.pw1)
+        if isinstance(self.prelkb_bn, BATCH_NORM):
+            fuse_bn_conv1x1(self.prelkb_bn, self.pw1.conv)
+            self.prelkb_bn = nn.Identity()
+
     def forward(self, x: Tensor) -> Tensor:
         """One block."""
         return x + self.drop_path(self.pw2(self.lk_nonlinear(self.large_kernel(self.pw1(self.prelkb_bn(x))))))
@@ -83,6 +91,13 @@ class ConvFFN(nn.Module):
         self.nonlinear = nn.GELU()
         self.pw2 = conv_bn(_conv1x1(inner, channels))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def fold_norms(self) -> None:
+        """As that of :class:`RepLKBlock`."""
+        fuse_sequence(self.pw1)
+        if isinstance(self.preffn_bn, BATCH_NORM):
+            fuse_bn_conv1x1(self.preffn_bn, self.pw1.conv)
+            self.preffn_bn = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """One block."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lk_downstream.backbones.blocks import ReparamLargeKernelConv, run_block
 from lk_downstream.backbones.formats import to_model_keys
+from lk_downstream.ops.fusion import fuse_layer_norm_linear
 
 SIZES = {
     "slak_tiny": {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)},
@@ -59,6 +60,15 @@ class SLaKBlock(nn.Module):
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), float(ls_init_value))) if ls_init_value else None
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    @torch.no_grad()
+    def fold_norms(self) -> None:
+        """Fold the norm's scale and shift and the layer scale into the linear layers beside them, in place."""
+        self.norm = fuse_layer_norm_linear(self.norm, self.pwconv1)
+        if self.gamma is not None:
+            self.pwconv2.weight.mul_(self.gamma[:, None])
+            self.pwconv2.bias.mul_(self.gamma)
+            self.gamma = None
 
     def forward(self, x: Tensor) -> Tensor:
         """One block."""

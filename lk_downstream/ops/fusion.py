@@ -15,6 +15,21 @@ from torch import Tensor, nn
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
+def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,), float64, of the affine map that a batch norm is in eval mode.
+
+    Raises:
+        TypeError: ``norm`` is not a batch norm with running statistics.
+    """
+    if not isinstance(norm, BATCH_NORM) or norm.running_mean is None:
+        raise TypeError(f"only a batch norm with running statistics can be folded, not {type(norm).__name__}")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight (O, I/g, kh, kw) and bias (O,) of the one convolution that equals ``norm(conv(x))`` in eval mode.
 
@@ -24,18 +39,57 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError: ``norm`` is not a batch norm with running statistics.
     """
-    if not isinstance(norm, BATCH_NORM) or norm.running_mean is None:
-        raise TypeError(f"only a batch norm with running statistics can be folded, not {type(norm).__name__}")
-    dtype = conv.weight.dtype
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = conv.bias.double() if conv.bias is not None else torch.zeros_like(scale)
-    bias = (bias - norm.running_mean.double()) * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
+    scale, bias = batch_norm_affine(norm)
+    if conv.bias is not None:
+        bias = bias + conv.bias.double() * scale
     weight = conv.weight.double() * scale.reshape(-1, 1, 1, 1)
-    return weight.to(dtype), bias.to(dtype)
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+
+
+@torch.no_grad()
+def fuse_conv_bn(conv: nn.Conv2d, norm: nn.Module) -> None:
+    """Give ``conv`` the weight and bias of ``norm(conv(x))`` in eval mode, in place; always exact.
+
+    Raises:
+        TypeError: as :func:`fold_batch_norm`.
+    """
+    weight, bias = fold_batch_norm(conv, norm)
+    conv.weight.copy_(weight)
+    conv.bias = nn.Parameter(bias)
+
+
+@torch.no_grad()
+def fuse_bn_conv1x1(norm: nn.Module, conv: nn.Conv2d) -> None:
+    """Give ``conv`` the weight and bias of ``conv(norm(x))`` in eval mode, in place.
+
+    For a 1 x 1 convolution without padding this is exact. Padding is zero after the norm, not before it, so no
+    bias per channel can stand for the shift of a norm in front of a padded convolution: it would be wrong at borders.
+
+    Raises:
+        ValueError: the convolution is padded, or larger than 1 x 1, or has groups.
+        TypeError: ``norm`` is not a batch norm with running statistics.
+    """
+    if conv.kernel_size != (1, 1) or conv.padding not in ((0, 0), "valid", "same") or conv.groups != 1:
+        raise ValueError(f"a batch norm can only be folded into a 1x1 convolution behind it, not into {conv}")
+    scale, shift = batch_norm_affine(norm)
+    weight = conv.weight.double()
+    bias = weight.flatten(1) @ shift
+    if conv.bias is not None:
+        bias = bias + conv.bias.double()
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
+    conv.weight.copy_(weight * scale.reshape(1, -1, 1, 1))
+
+
+@torch.no_grad()
+def fuse_layer_norm_linear(norm: nn.LayerNorm, linear: nn.Linear) -> nn.LayerNorm:
+    """Give ``linear`` the scale and shift of the layer norm before it, in place; returns the norm without them."""
+    weight, dtype = linear.weight.double(), linear.weight.dtype
+    if norm.bias is not None:
+        bias = weight @ norm.bias.double()
+        linear.bias = nn.Parameter((bias if linear.bias is None else bias + linear.bias.double()).to(dtype))
+    if norm.weight is not None:
+        linear.weight.copy_(weight * norm.weight.double())
+    return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
 
 
 def pad_kernel(weight: Tensor, size: tuple[int, int]) -> Tensor:
