@@ -1,0 +1,178 @@
+"""The command line as a user meets it: the demo, its files, resuming, evaluating, swapping, mistakes."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lk_downstream.cli import main, next_version
+from lk_downstream.tasks import Segmentation, load_task
+
+ROOT = Path(__file__).parents[1]
+DEMO = str(ROOT / "configs" / "demo_segmentation.yaml")
+SMALL = [
+    *("--config", DEMO),
+    *("--data.synthetic", "{train: 12, val: 5, size: [64, 80]}"),
+    *("--data.batch_size", "4", "--data.crop_size", "64", "--data.scale", "[80, 64]", "--data.workers", "0"),
+    *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one finished small run."""
+    path = tmp_path_factory.mktemp("runs")
+    before = Path.cwd()
+    os.chdir(path)
+    try:
+        main("fit", SMALL)
+        yield path
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def run(folder):
+    return folder / "runs" / "demo_segmentation" / "run_0"
+
+
+def sentence(capsys, subcommand, args):
+    with pytest.raises(SystemExit) as stop:
+        main(subcommand, args)
+    text = str(stop.value)
+    assert text.startswith("error: ")
+    assert "Traceback" not in text + capsys.readouterr().err
+    return text
+
+
+def test_a_run_leaves_its_files(folder, run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.json", "metrics.csv", "predictions.png", "checkpoints"} <= names
+    checkpoints = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert checkpoints[-1] == "last.ckpt"
+    assert re.fullmatch(r"best_step=[24].ckpt", checkpoints[0])
+    assert len(checkpoints) == 2
+    figures = json.loads((run / "metrics.json").read_text())
+    assert figures["last"]["step"] == 4
+    assert set(figures["best"]["summary"]) == {"mIoU", "mAcc", "aAcc"}
+    assert len(figures["best"]["classes"]["IoU"]) == 19
+    assert not [path for path in folder.rglob("*") if ".part" in path.name or ".tmp" in path.name]
+
+
+def test_validation_counts_optimizer_steps_under_accumulation(folder):
+    cli = main("fit", [*SMALL, "--trainer.accumulate_grad_batches", "2"])
+    with open(Path(cli.trainer.log_dir) / "metrics.csv") as file:
+        steps = [int(row["step"]) + 1 for row in csv.DictReader(file) if row["val/mIoU"]]
+    assert steps == [2, 4]
+    assert cli.datamodule.device_batch_size == 2
+    saved = yaml.safe_load((Path(cli.trainer.log_dir) / "config.yaml").read_text())
+    assert saved["trainer"]["val_check_interval"] == 2
+
+
+def test_the_saved_config_evaluates_the_checkpoint(run, capsys):
+    expected = json.loads((run / "metrics.json").read_text())["last"]["summary"]
+    args = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    cli = main("validate", args)
+    assert cli.model.results["summary"] == pytest.approx(expected, rel=1e-6)
+    assert "mIoU" in capsys.readouterr().out
+    again = main("validate", ["--config", DEMO, *SMALL[2:10], "--model.weights", args[-1]])
+    assert again.model.results["summary"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_stopped_run_goes_on(folder, run):
+    args = [*SMALL, "--trainer.max_steps", "6", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    cli = main("fit", args)
+    assert cli.trainer.global_step == 6
+    rates = [group["lr"] for group in cli.trainer.optimizers[0].param_groups]
+    assert rates == [0.0, 0.0]
+
+
+def test_a_checkpoint_alone_gives_the_task(run):
+    task = load_task(run / "checkpoints" / "last.ckpt")
+    assert isinstance(task, Segmentation)
+    assert not task.training
+    assert task.classes[0] == "road"
+    prediction = task.predict(torch.randint(0, 256, (1, 3, 50, 70)).to(torch.uint8))
+    assert prediction.shape == (1, 50, 70)
+    torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)  # plain data and tensors, nothing to execute
+
+
+@pytest.mark.parametrize("name", ["test_replknet", "test_slak", "resnet18"])
+def test_the_backbone_is_swapped_in_one_word(folder, name):
+    cli = main("fit", [*SMALL, "--trainer.max_steps", "2", "--model.backbone.name", name])
+    assert cli.model.backbone.name == name
+    assert all(tensor.grad is not None for tensor in cli.model.parameters())  # none unused: plain DDP works
+
+
+def test_another_head_bf16_and_no_auxiliary_head(folder):
+    head = ["--model.head", "lk_downstream.heads.DecodeHead", "--model.head.type", "SegformerHead"]
+    options = ["--model.auxiliary_head", "null", "--trainer.precision", "bf16-mixed", "--trainer.max_steps", "2"]
+    cli = main("fit", [*SMALL, *head, *options, "--trainer.gradient_clip_val", "1.0"])
+    assert type(cli.model.head).__name__ == "SegformerHead"
+    assert cli.model.auxiliary_head is None
+
+
+def test_config_and_help_are_printed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main("fit", [*SMALL, "--model.backbone.name", "slak_tiny", "--print_config"])
+    assert not stop.value.code
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["backbone"]["init_args"]["name"] == "slak_tiny"
+    with pytest.raises(SystemExit) as stop:
+        main("fit", ["--model.help", "Segmentation"])
+    assert not stop.value.code
+    assert "Weight of the auxiliary loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--model.backbone.name", "slak_tny"], "slak_tiny"),
+        (["--model.backbone.nme", "x"], "create_backbone has no option 'nme'; did you mean 'name'"),
+        (["--model.head.channls", "3"], "UPerHead has no option 'channls'; did you mean 'channels'"),
+        (["--model.head", "lk_downstream.heads.UperHead"], "did you mean 'UPerHead'"),
+        (["--modl.head.channels", "3"], "no option --modl.head.channels; did you mean 'model'"),
+        (["--data.batch_size", "x"], "--data.batch_size"),
+        (["--data.batch_size", "5", "--trainer.accumulate_grad_batches", "2"], "does not divide by 1 devices x 2"),
+        (["--data.dataset.root", "nowhere", "--data.synthetic", "null"], "leftImg8bit/train"),
+        (["--model.weights", "nothing.pth"], "nothing.pth"),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["--trainer.max_steps", "-1"], "trainer.max_steps or trainer.max_epochs"),
+    ],
+)
+def test_a_mistake_gets_a_sentence(folder, capsys, args, words):
+    assert words in sentence(capsys, "fit", [*SMALL, *args])
+
+
+def test_weights_of_another_architecture_are_refused(run, capsys):
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    text = sentence(capsys, "fit", [*SMALL, "--model.backbone.name", "test_slak", "--model.weights", checkpoint])
+    assert "test_slak" in text
+
+
+def test_nothing_is_written_for_a_run_that_cannot_start(folder, capsys):
+    before = sorted(path.name for path in (folder / "runs" / "demo_segmentation").iterdir())
+    sentence(capsys, "fit", [*SMALL, "--model.backbone.name", "slak_tny"])
+    sentence(capsys, "fit", [*SMALL, "--data.dataset.root", "nowhere", "--data.synthetic", "null"])
+    assert sorted(path.name for path in (folder / "runs" / "demo_segmentation").iterdir()) == before
+
+
+def test_the_tool_exits_without_a_stack_trace(folder):
+    command = [sys.executable, str(ROOT / "tools" / "fit.py"), *SMALL, "--model.backbone.name", "slak_tny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_next_version(tmp_path):
+    assert next_version(tmp_path, "run") == "run_0"
+    (tmp_path / "run_0").mkdir()
+    assert next_version(tmp_path, "run") == "run_1"

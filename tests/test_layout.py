@@ -1,0 +1,70 @@
+"""The layout and the import rules that keep the package simple."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lk_downstream"
+
+# In this order: a package imports only what stands above it. `errors` is everyone's.
+ORDER = ["ops", "backbones", "heads", "detectors", "data", "metrics", "inference", "optim", "callbacks", "tasks"]
+ORDER += ["integrations", "cli"]  # integrations: the backbones in other people's pipelines
+FORBIDDEN = [("data", "backbones"), ("backbones", "data"), ("data", "heads"), ("data", "detectors")]
+OPENMMLAB, ITS_USERS = ("mmseg", "mmcv", "mmengine", "mmdet"), ("heads", "integrations")
+LOGGERS = "lightning.pytorch.loggers"
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path):
+    """Dotted names of all imports of a file, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(name):
+    words = name.split(".")
+    return words[1] if words[0] == "lk_downstream" and len(words) > 1 and words[1] in ORDER else None
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports(path):
+    own = part_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in imported(path):
+        other = part_of(name)
+        if own and other and own != other:
+            assert ORDER.index(other) < ORDER.index(own), f"{own} imports {name}, which stands below it"
+            assert (own, other) not in FORBIDDEN, f"{own} imports {name}"
+        if name.split(".")[0] in OPENMMLAB:
+            assert own in ITS_USERS, f"{own} imports {name}"
+        if name.startswith(LOGGERS):
+            assert own == "cli", f"{path} imports a logger"
+
+
+def test_only_one_module_of_the_heads_imports_mmsegmentation():
+    users = [path.name for path in (PACKAGE / "heads").glob("*.py") if any(n.startswith("mm") for n in imported(path))]
+    assert users == ["mmseg.py"]
+
+
+def test_top_level():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not listed:
+        pytest.skip("not a checkout")
+    top = {name.split("/")[0] for name in listed if not name.startswith(".")}
+    known = {"pyproject.toml", "README.md", "LICENSE", "NOTICE", "lk_downstream", "configs", "tools", "tests"}
+    assert top <= known
+
+
+def test_tasks_stay_small():
+    for path in (PACKAGE / "tasks").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 250, path
