@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -31,7 +32,28 @@ TRAINER_DEFAULTS = {
     "enable_progress_bar": False,  # replaced by RunProgress
     "enable_model_summary": False,  # and by RunReport's opening line
 }
+USAGE = "python tools/{fit,evaluate,predict}.py --config FILE [--OPTION VALUE ...]"
+DESCRIPTION = """
+Every setting of the file is an option: --model.backbone.name slak_tiny, --data.batch_size 8, --trainer.devices 2.
+
+  --print_config                 all settings, as they would be used
+  --model.help Segmentation      the settings of a class: of a task,
+  --data.help SegmentationData   of a data module, and so on
+  --ckpt_path FILE               go on with a stopped run, or evaluate its checkpoint
+  --model.weights FILE           start from, or evaluate, published weights of a whole model
+"""
 FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction"}
+
+
+class Help(DefaultHelpFormatter):
+    """jsonargparse's help, with the lines of the description kept, and without lists of every module of PyTorch."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text, _, known = super()._expand_help(action).partition(", known subclasses: ")
+        return f"{text}, known subclasses: {known}" if 0 < known.count(",") < 20 else text
 
 
 class CLI(LightningCLI):
@@ -47,7 +69,7 @@ class CLI(LightningCLI):
             save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_trainer
             seed_everything_default=0,
             load_from_checkpoint_support=False,  # a checkpoint's settings would overrule the command line's
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "formatter_class": Help},
             args=list(args),
         )
 
@@ -59,6 +81,7 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the checkpoints, and our defaults."""
+        parser.usage, parser.description = USAGE, DESCRIPTION
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--print_groups", action="store_true", help="print the optimizer's groups and stop")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})

@@ -1,0 +1,59 @@
+"""Files of a run: complete, or not there."""
+
+import json
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lk_downstream.callbacks.pictures import segmentation_grid, write_picture
+from lk_downstream.callbacks.report import class_table, write_json
+
+
+def test_figures_without_nan(tmp_path):
+    write_json(tmp_path / "runs" / "metrics.json", {"IoU": [0.5, math.nan], "step": 3})
+    assert json.loads((tmp_path / "runs" / "metrics.json").read_text()) == {"IoU": [0.5, None], "step": 3}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["metrics.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "metrics.json", {"step": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "metrics.json", {"step": object()})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"step": 1}
+
+
+def test_a_checkpoint_takes_the_place_of_the_old_one_only_when_it_is_complete(tmp_path, monkeypatch):
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(L.pytorch.demos.boring_classes.BoringModel())
+    path = tmp_path / "last.ckpt"
+    trainer.strategy.save_checkpoint({"step": 1}, path)
+
+    def broken(self, data):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileOpener.write", broken, raising=False)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.strategy.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_a_grid_shows_pictures_truth_and_prediction(tmp_path):
+    image = torch.full((3, 24, 32), 200, dtype=torch.uint8)
+    truth = torch.zeros(24, 32, dtype=torch.uint8)
+    truth[:, 16:] = 1
+    palette, classes = [(255, 0, 0), (0, 0, 255)], ("left", "right")
+    picture = segmentation_grid([("a", image, truth, torch.zeros_like(truth))] * 3, palette, classes)
+    write_picture(tmp_path / "grid.png", picture)
+    shown = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
+    red, blue = ((shown[..., a] - shown[..., b] > 100).sum() for a, b in ((0, 2), (2, 0)))
+    assert 2 < red / blue < 4  # of truth and prediction together three quarters are "left"
+
+
+def test_absent_classes_are_counted_not_listed():
+    table = class_table({"class": ["a", "b"], "IoU": [0.5, math.nan], "Acc": [0.25, math.nan]})
+    assert table.row_count == 1
+    assert "1 of 2 classes" in table.caption

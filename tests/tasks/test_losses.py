@@ -1,0 +1,49 @@
+"""Pixel losses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.models.losses import CrossEntropyLoss
+
+from lk_downstream.tasks.losses import PixelCrossEntropy
+
+
+def case(memory_format=torch.contiguous_format):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 6, 7, generator=generator, dtype=torch.float64).contiguous(memory_format=memory_format)
+    target = torch.randint(0, 5, (2, 6, 7), generator=generator)
+    target[:, :2] = 255
+    return logits.requires_grad_(), target
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 1.0, 3.0]])
+def test_average_over_all_pixels_as_mmsegmentation(memory_format, weights):
+    logits, target = case(memory_format)
+    theirs = CrossEntropyLoss(class_weight=weights, avg_non_ignore=False)
+    expected = theirs(logits.float(), target, ignore_index=255)
+    assert PixelCrossEntropy(weights)(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_average_over_counted_pixels():
+    logits, target = case()
+    expected = F.cross_entropy(logits.float(), target, ignore_index=255)
+    assert PixelCrossEntropy(over_counted=True)(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_memory_order_changes_no_gradient():
+    gradients = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        logits, target = case(memory_format)
+        PixelCrossEntropy()(logits, target).backward()
+        gradients.append(logits.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_crop_without_labels_gives_zero_and_no_nan():
+    logits, target = case()
+    for loss in (PixelCrossEntropy(), PixelCrossEntropy(over_counted=True)):
+        value = loss(logits, torch.full_like(target, 255))
+        assert value.item() == 0
+        value.backward()
+        assert not logits.grad.isnan().any()

@@ -1,0 +1,66 @@
+"""The segmentation task by itself."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from lk_downstream import create_backbone
+from lk_downstream.errors import InputError
+from lk_downstream.heads import UPerHead
+from lk_downstream.inference import Whole
+from lk_downstream.optim import ParameterGroups
+from lk_downstream.tasks import Segmentation, load_task
+
+
+def task(**options):
+    options = {"head": partial(UPerHead, channels=8), "auxiliary_head": None, "inference": Whole(scale=None), **options}
+    return Segmentation(create_backbone("test_convnext"), ("a", "b", "c"), **options)
+
+
+def test_pictures_are_normalised_by_the_weights_own_statistics_and_padding_is_zero():
+    model = task()
+    images = torch.randint(0, 256, (2, 3, 8, 10)).to(torch.uint8)
+    inputs = model.normalize(images, torch.tensor([[8, 10], [5, 7]]))
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (model.backbone.mean, model.backbone.std))
+    torch.testing.assert_close(inputs[0], (images[0] / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+    assert not inputs[1, :, 5:].any()
+    assert not inputs[1, :, :, 7:].any()
+    assert inputs[1, :, :5, :7].all(0).any()
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_statistics_are_no_part_of_a_checkpoint():
+    assert not {"mean", "std"} & set(task().state_dict())
+
+
+def test_a_prediction_has_the_pictures_own_size():
+    prediction = task(inference=Whole(scale=(64, 48))).eval().predict(torch.zeros(2, 3, 70, 90, dtype=torch.uint8))
+    assert prediction.shape == (2, 70, 90)
+    assert prediction.dtype == torch.uint8
+
+
+def test_the_learning_rate_of_a_group_reaches_the_optimizer():
+    model = task(groups=ParameterGroups(no_decay="vectors"))
+    optimizer = model.groups.optimizer(model, partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_a_task_without_classes_is_refused():
+    with pytest.raises(InputError, match="no classes"):
+        Segmentation(create_backbone("test_convnext"), ())
+
+
+@pytest.mark.parametrize("name", ["os.system", "evil.Task"])
+def test_a_checkpoint_cannot_name_foreign_code(tmp_path, name):
+    recipe = {"class_path": "lk_downstream.Segmentation", "init_args": {"head": {"class_path": name}}}
+    torch.save({"recipe": recipe, "state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=name):
+        load_task(tmp_path / "x.ckpt")
+
+
+def test_a_file_without_a_recipe(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="holds no recipe"):
+        load_task(tmp_path / "x.ckpt")
