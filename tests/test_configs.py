@@ -98,7 +98,7 @@ def test_two_steps_and_one_picture(path, tmp_path, capsys):
     assert "mIoU" in capsys.readouterr().out
 
 
-# backbone, drop path, crop, batch, steps, rate, warm-up, long side of the scale, stride of the windows, ids of the decay
+# backbone, drop path, crop, batch, steps, rate, warm-up, long side of the scale, stride of windows, ids of the decay
 ROWS = {
     "upernet_convnext_tiny_ade20k": ("convnext_tiny", 0.4, 512, 16, 160000, 1e-4, 1500, 2048, 341, 6),
     "upernet_convnext_small_ade20k": ("convnext_small", 0.3, 512, 16, 160000, 1e-4, 1500, 2048, 341, 12),

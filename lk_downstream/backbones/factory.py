@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,7 +95,7 @@ def _weights_source(name: str, weights: str | None) -> registry.Weights | _TimmT
         return published
     if f"{name}.{weights}" in timm.list_pretrained(f"{name}.*"):
         return _TimmTag(weights)
-    if files.is_url(weights) or os.sep in weights or Path(weights).suffix or Path(weights).exists():
+    if files.looks_like_a_file(weights):
         return weights
     raise registry.unknown(name, weights, [tag.split(".", 1)[1] for tag in timm.list_pretrained(f"{name}.*")])
 

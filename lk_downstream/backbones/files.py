@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import _compat_pickle
 import hashlib
-import pickle
-import pickletools
+import os
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,6 +13,7 @@ from urllib.parse import urlparse
 
 import torch
 
+from lk_downstream.backbones import pickles
 from lk_downstream.errors import InputError
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[A-Za-z]+$")
@@ -40,6 +38,11 @@ class _Inert:
 def is_url(source: str) -> bool:
     """Whether ``source`` is an address and not a path."""
     return source.startswith(("http://", "https://"))
+
+
+def looks_like_a_file(source: str) -> bool:
+    """Whether ``source`` is an address or a path, there or not, rather than the name of published weights."""
+    return is_url(source) or os.sep in source or bool(Path(source).suffix) or Path(source).exists()
 
 
 def download(url: str) -> Path:
@@ -97,6 +100,8 @@ def read(source: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} ends too early; download or copy it again.")
     try:
         content = _read_safetensors(path) if start[8:9] == b"{" else _read_pickle(path)
+    except InputError:
+        raise
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise InputError(
             f"{path} cannot be read as weights ({_reason(error)}); it may be incomplete, or hold more than tensors: "
@@ -121,32 +126,15 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_pickle(path: Path) -> Any:
-    stand_ins = [(_Inert, name) for name in _named_globals(path)]
-    with torch.serialization.safe_globals(stand_ins):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _named_globals(path: Path) -> set[str]:
-    """Full names of the classes and functions in a file that torch.load(weights_only=True) would refuse."""
+    found = pickles.contents(path)
+    if found.code:
+        raise InputError(
+            f"{path} carries code (it would call {', '.join(found.code[:3])}), of which nothing was run; take a file "
+            "that holds only tensors and plain values, such as a saved state dict."
+        )
+    # torch.load itself refuses stand-ins for what it allows.
+    names = found.named
     if zipfile.is_zipfile(path):
-        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    # Written before torch 1.6 (OpenMMLab still does): a magic number, the protocol, the system, and the content.
-    names = set()
-    with open(path, "rb") as file:
-        for _ in range(4):
-            names.update(_globals_in_pickle(file))
-    return names
-
-
-def _globals_in_pickle(file: Any) -> Iterator[str]:
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL":
-            module, name = argument.split(" ", 1)
-            yield f"{module}.{name}"
-            # Names as Python 2 had them, which pickle writes for its protocol 2, and as they are read.
-            if (module, name) in _compat_pickle.NAME_MAPPING:
-                yield ".".join(_compat_pickle.NAME_MAPPING[module, name])
-            elif module in _compat_pickle.IMPORT_MAPPING:
-                yield f"{_compat_pickle.IMPORT_MAPPING[module]}.{name}"
-        elif opcode.name == "STACK_GLOBAL":
-            raise pickle.UnpicklingError("pickle protocol 4 is not supported")
+        names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+        return torch.load(path, map_location="cpu", weights_only=True)

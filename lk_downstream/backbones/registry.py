@@ -1,7 +1,7 @@
 """Published weights: where they are, and what goes with them. One row for each file with a stable address.
 
-Addresses and figures are those of the READMEs of ConvNeXt, RepLKNet and SLaK and of the metafiles of mmpretrain. Where
-the name of a file ends in a hash, it is the start of its sha256.
+Addresses and figures are those of the READMEs of ConvNeXt, RepLKNet and SLaK and of the metafiles of mmpretrain and
+mmsegmentation. Where the name of a file ends in a hash, it is the start of its sha256.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lk_downstream.backbones import drives
 from lk_downstream.errors import InputError, near_names
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _FB = "https://dl.fbaipublicfiles.com/convnext/"
-_MMPRETRAIN = "https://download.openmmlab.com/mmclassification/v0/replknet/"
+_OPENMMLAB = "https://download.openmmlab.com/"
+_MMPRETRAIN = f"{_OPENMMLAB}mmclassification/v0/"
 _CONVNEXT_PAGE = "https://github.com/facebookresearch/ConvNeXt"
-_REPLKNET_PAGE = "https://github.com/DingXiaoH/RepLKNet-pytorch"
-_SLAK_PAGE = "https://github.com/VITA-Group/SLaK"
+_MMPRETRAIN_PAGE = "https://github.com/open-mmlab/mmpretrain/tree/main/configs/convnext"
+_MMSEG_PAGE = "https://github.com/open-mmlab/mmsegmentation/tree/main/configs/convnext"
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,12 @@ class Weights:
 
     Attributes:
         model: timm's name of the model.
-        name: short name of the weights: data sets in the order of training, then the input size if not 224.
+        name: short name of the weights: data sets in the order of training, then detector and input size if not 224;
+            ``_openmmlab`` for OpenMMLab's copies, ``_openmmlab_own`` for what OpenMMLab has trained itself.
         url: address.
         figure: what the publisher reports for it.
-        num_classes: classes of the classifier or segmentation head.
-        input_size: side of the square input in pixels.
+        num_classes: classes of the classifier, segmentation head or detector.
+        input_size: side of the square input in pixels; of detectors, the short side.
         mean: what the input is to be normalised by, for pixels in 0..1.
         std: likewise.
         license: licence of the file, as an SPDX expression.
@@ -98,6 +101,55 @@ _CONVNEXT_ADE20K = [
     ("xlarge", "22k", 640, 53.6),
 ]
 
+# (size, data of the backbone, name of the detector, of its file, figure)
+_CONVNEXT_COCO = [
+    ("tiny", "1k", "mask_rcnn", "Mask R-CNN, 46.2 box and 41.7 mask AP on COCO"),
+    ("tiny", "1k", "cascade", "Cascade Mask R-CNN, 50.4 box and 43.7 mask AP on COCO"),
+    ("small", "1k", "cascade", "Cascade Mask R-CNN, 51.9 box and 45.0 mask AP on COCO"),
+    ("base", "1k", "cascade", "Cascade Mask R-CNN, 52.7 box and 45.6 mask AP on COCO"),
+    ("base", "22k", "cascade", "Cascade Mask R-CNN, 54.0 box and 46.9 mask AP on COCO"),
+    ("large", "22k", "cascade", "Cascade Mask R-CNN, 54.8 box and 47.6 mask AP on COCO"),
+    ("xlarge", "22k", "cascade", "Cascade Mask R-CNN, 55.2 box and 47.7 mask AP on COCO"),
+]
+
+# (size, name without _openmmlab, end of the file name, figure, classes, input size): mmpretrain's ConvNeXt
+_CONVNEXT_MMPRETRAIN = [
+    ("tiny", "in1k_ema_own", "32xb128_in1k_20221207-998cf3e9", "82.14 top-1"),
+    ("tiny", "in1k_own", "32xb128-noema_in1k_20221208-5d4509c7"),
+    ("tiny", "in22k_in1k", "in21k-pre_3rdparty_in1k_20221219-7501e534", "82.9 top-1"),
+    ("tiny", "in22k_in1k_384", "in21k-pre_3rdparty_in1k-384px_20221219-c1182362", "84.11 top-1", 1000, 384),
+    ("small", "in1k_ema_own", "32xb128_in1k_20221207-4ab7052c", "83.16 top-1"),
+    ("small", "in1k_own", "32xb128-noema_in1k_20221208-4a618995"),
+    ("small", "in22k_in1k", "in21k-pre_3rdparty_in1k_20221219-aeca4c93", "84.6 top-1"),
+    ("small", "in22k_in1k_384", "in21k-pre_3rdparty_in1k-384px_20221219-96f0bb87", "85.8 top-1", 1000, 384),
+    ("base", "in1k_ema_own", "32xb128_in1k_20221207-fbdb5eb9", "83.66 top-1"),
+    ("base", "in1k_own", "32xb128-noema_in1k_20221208-f8182678"),
+    ("base", "in1k_ema", "3rdparty_32xb128_in1k_20220124-d0915162", "83.8 top-1"),
+    ("base", "in1k", "3rdparty_32xb128-noema_in1k_20220222-dba4f95f", "83.71 top-1"),
+    ("base", "in1k_384", "3rdparty_in1k-384px_20221219-c8f1dc2b", "85.10 top-1", 1000, 384),
+    ("base", "in22k", "3rdparty_in21k_20220124-13b83eec", "", 21841),
+    ("base", "in22k_in1k", "in21k-pre-3rdparty_32xb128_in1k_20220124-eb2d6ada", "85.8 top-1"),
+    ("base", "in22k_in1k_384", "in21k-pre-3rdparty_in1k-384px_20221219-4570f792", "86.8 top-1", 1000, 384),
+    ("large", "in1k_ema", "3rdparty_64xb64_in1k_20220124-f8a0ded0", "84.3 top-1"),
+    ("large", "in1k_384", "3rdparty_in1k-384px_20221219-6dd29d10", "85.5 top-1", 1000, 384),
+    ("large", "in22k", "3rdparty_in21k_20220124-41b5a79f", "", 21841),
+    ("large", "in22k_in1k", "in21k-pre-3rdparty_64xb64_in1k_20220124-2412403d", "86.6 top-1"),
+    ("large", "in22k_in1k_384", "in21k-pre-3rdparty_in1k-384px_20221219-6d38dd66", "87.5 top-1", 1000, 384),
+    ("xlarge", "in22k", "3rdparty_in21k_20220124-f909bad7", "", 21841),
+    ("xlarge", "in22k_in1k", "in21k-pre-3rdparty_64xb64_in1k_20220124-76b6863d", "87.0 top-1"),
+    ("xlarge", "in22k_in1k_384", "in21k-pre-3rdparty_in1k-384px_20221219-b161bc14", "87.8 top-1", 1000, 384),
+]
+
+# (size, data of the backbone, crop, end of the file name, mIoU at one scale): what mmsegmentation has trained
+_CONVNEXT_MMSEG = [
+    ("tiny", "1k", 512, "20220227_124553-cad485de", 46.11),
+    ("small", "1k", 512, "20220227_131208-1b1e394f", 48.56),
+    ("base", "1k", 512, "20220227_181227-02a24fc6", 48.71),
+    ("base", "22k", 640, "20220227_182859-9280e39b", 52.13),
+    ("large", "22k", 640, "20220226_040532-e57aa54d", 53.16),
+    ("xlarge", "22k", 640, "20220226_080344-95fc38c2", 53.58),
+]
+
 # (size, figure)
 _ISOTROPIC = [("small", "78.7 top-1"), ("base", "82.0 top-1"), ("large", "82.6 top-1")]
 
@@ -121,21 +173,31 @@ def _rows() -> list[Weights]:
         url = f"{_FB}ade20k/upernet_convnext_{size}_{data}_{crop}x{crop}.pth"
         figure = f"UperNet, {miou} mIoU on ADE20K"
         rows.append(Weights(f"convnext_{size}", f"in{data}_ade20k_{crop}", url, figure, 150, crop))
+    for size, data, detector, figure in _CONVNEXT_COCO:
+        file = f"coco/{detector.replace('cascade', 'cascade_mask_rcnn')}_convnext_{size}_{data}_3x.pth"
+        rows.append(Weights(f"convnext_{size}", f"in{data}_coco_{detector}", f"{_FB}{file}", figure, 80, 800))
+    for size, name, end, *rest in _CONVNEXT_MMPRETRAIN:
+        name = f"{name.removesuffix('_own')}_openmmlab{'_own' if name.endswith('_own') else ''}"
+        url = f"{_MMPRETRAIN}convnext/convnext-{size}_{end}.pth"
+        rows.append(Weights(f"convnext_{size}", name, url, *rest, license="Apache-2.0", page=_MMPRETRAIN_PAGE))
+    for size, data, crop, end, miou in _CONVNEXT_MMSEG:
+        folder = f"upernet_convnext_{size}_fp16_{crop}x{crop}_160k_ade20k"
+        url = f"{_OPENMMLAB}mmsegmentation/v0.5/convnext/{folder}/{folder}_{end}.pth"
+        name, figure = f"in{data}_ade20k_{crop}_openmmlab_own", f"UperNet, {miou} mIoU on ADE20K"
+        rows.append(Weights(f"convnext_{size}", name, url, figure, 150, crop, license="Apache-2.0", page=_MMSEG_PAGE))
     for size, figure in _ISOTROPIC:
         rows.append(Weights(f"convnext_isotropic_{size}", "in1k", f"{_FB}convnext_iso_{size}_1k_224_ema.pth", figure))
     for model, name, file, figure, size in _REPLKNET:
         half = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if model == "replknet_xl" else {}
-        url = f"{_MMPRETRAIN}replknet-{file}.pth"
-        rows.append(Weights(model, name, url, figure, 1000, size, license="Apache-2.0", page=_REPLKNET_PAGE, **half))
+        url = f"{_MMPRETRAIN}replknet/replknet-{file}.pth"
+        page = drives.REPLKNET_PAGE
+        rows.append(Weights(model, name, url, figure, 1000, size, license="Apache-2.0", page=page, **half))
     return rows
 
 
 PUBLISHED: dict[str, dict[str, Weights]] = {}
 for _row in _rows():
     PUBLISHED.setdefault(_row.model, {})[_row.name] = _row
-
-# Weights that their authors keep on drives which serve pages, not files.
-BY_HAND = {"replknet_": _REPLKNET_PAGE, "slak_": _SLAK_PAGE}
 
 
 def find(model: str, name: str) -> Weights | None:
@@ -145,14 +207,20 @@ def find(model: str, name: str) -> Weights | None:
 
 def unknown(model: str, name: str, others: Sequence[str] = ()) -> InputError:
     """The error for weights that are neither published by name (nor among ``others``) nor a file: what there is."""
+    if sentence := drives.where(model, name):
+        return InputError(f"{sentence} (links: {_page(model)}).")
     known = list(dict.fromkeys([*PUBLISHED.get(model, {}), *others]))
-    message = f"There are no weights {name!r} for {model}{near_names(name, known)}"
+    by_hand = list(drives.DRIVES.get(model, ()))
+    message = f"There are no weights {name!r} for {model}{near_names(name, [*known, *by_hand])}"
     if known:
         message += f"; known by name are {', '.join(known)}"
-    page = next((page for start, page in BY_HAND.items() if model.startswith(start)), None)
-    if page:
-        message += f"; download the authors' files by hand from the links on {page} and give the path"
+    if by_hand:
+        message += f"; to download by hand from the links on {_page(model)}: {', '.join(by_hand)}"
     return InputError(message + ".")
+
+
+def _page(model: str) -> str:
+    return next((page for start, page in drives.PAGES.items() if model.startswith(start)), drives.SLAK_PAGE)
 
 
 def timm_cfg(weights: Weights) -> dict:

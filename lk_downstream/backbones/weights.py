@@ -74,7 +74,8 @@ def load_weights(
     Args:
         model: a timm classifier, a :class:`Backbone`, or a task, which has a ``backbone`` and may have a ``head`` and
             an ``auxiliary_head`` (mmsegmentation's decode_head and auxiliary_head).
-        source: path, address, name of published weights (``convnext_tiny.in1k``), or a state dict.
+        source: path, address, name of published weights (``in1k``, or ``convnext_tiny.in1k`` where the model has no
+            name), or a state dict.
         strict: refuse if any tensor of the network, or of a head that both file and model have, finds no counterpart.
             Otherwise half of the network's tensors suffice.
         key: which entry of the file to take, such as model_ema; by default state_dict, model or module, or the file.
@@ -83,13 +84,13 @@ def load_weights(
     Raises:
         InputError: the source cannot be read, or does not fit the model.
     """
-    checkpoint, label = _read(source)
+    layout = _Layout(model)
+    checkpoint, label = _read(source, layout.name)
     try:
         state = formats.unwrap(checkpoint, key)
     except KeyError:
         raise InputError(f"{label} has no entry {key!r}{near_names(key, checkpoint)}.") from None
     published = formats.convert(state)
-    layout = _Layout(model)
     renamed = _match(model, layout.rename(published))
     direct = _match(model, state)
     # A checkpoint of the very same model needs no renaming.
@@ -101,14 +102,18 @@ def load_weights(
     return report
 
 
-def _read(source: str | os.PathLike | Mapping) -> tuple[Mapping, str]:
+def _read(source: str | os.PathLike | Mapping, architecture: str) -> tuple[Mapping, str]:
     """The content of ``source``, and what to call it in messages."""
     if isinstance(source, Mapping):
         return source, "a state dict"
     source = os.fspath(source)
     model, _, name = source.partition(".")
-    if weights := registry.find(model, name):
+    if weights := registry.find(architecture, source) or registry.find(model, name):
         source = weights.url
+    elif not files.looks_like_a_file(source):
+        raise registry.unknown(architecture, source)
+    elif model in registry.PUBLISHED and not os.path.exists(source) and not os.path.splitext(name)[1]:
+        raise registry.unknown(model, name)
     return files.read(source), source
 
 

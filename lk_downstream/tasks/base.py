@@ -31,7 +31,7 @@ class Task(L.LightningModule):
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
         groups: Which parameters decay, and layer-wise learning rates.
-        weights: File or URL of weights of the whole model to start from, in any published format.
+        weights: File, URL or name of weights of the whole model to start from, in any published format.
         sync_batchnorm: Share batch statistics between GPUs, if there are several.
         channels_last: Keep maps in NHWC memory order, which is faster for depthwise convolutions.
         compile: Compile the backbone with ``torch.compile``.
@@ -95,7 +95,13 @@ class Task(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Load weights and adapt the modules to the machine, once."""
         if self.weights and not self.trainer.ckpt_path:
-            load_weights(self, self.weights)
+            report = load_weights(self, self.weights)
+            lacking = [name for name in report.missing if not name.startswith("auxiliary_head.")]  # not used any more
+            if lacking and stage != "fit":
+                raise InputError(
+                    f"{self.weights} lacks {lacking[0]} and {len(lacking) - 1} more tensors of the model, without "
+                    "which it cannot be evaluated: give the weights of the whole task, or train first"
+                )
         self.weights = None
         if self.sync_batchnorm and self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self)

@@ -36,7 +36,7 @@ class Segmentation(Task):
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
         groups: Which parameters decay, and layer-wise learning rates.
-        weights: File or URL of weights of the whole model to start from, in any published format.
+        weights: File, URL or name of weights of the whole model to start from, in any published format.
         sync_batchnorm: Share batch statistics between GPUs, if there are several.
         channels_last: Keep maps in NHWC memory order, which is faster for depthwise convolutions.
         compile: Compile the backbone with ``torch.compile``.

@@ -2,22 +2,23 @@ import re
 
 import pytest
 import timm
+import torch
 
 import lk_downstream
 from lk_downstream import InputError, create_backbone
-from lk_downstream.backbones import factory, registry
+from lk_downstream.backbones import drives, factory, registry
 
 ROWS = [weights for published in registry.PUBLISHED.values() for weights in published.values()]
 
 
 def test_every_row_names_a_model_and_its_own_file():
-    assert len(ROWS) == len({row.url for row in ROWS}) == 24 + 6 + 3 + 6
+    assert len(ROWS) == len({row.url for row in ROWS}) == 24 + 6 + 7 + 24 + 6 + 3 + 6
     for row in ROWS:
         assert timm.is_model(row.model)
         assert row.url.startswith("https://")
         assert row.license in ("MIT", "Apache-2.0")
-        assert row.num_classes in (150, 1000, 21841)
-        assert row.input_size in (224, 320, 384, 512, 640)
+        assert row.num_classes in (80, 150, 1000, 21841)
+        assert row.input_size in (224, 320, 384, 512, 640, 800)
         if row.license == "Apache-2.0":
             assert re.search(r"-[0-9a-f]{8}\.pth$", row.url)
 
@@ -25,10 +26,16 @@ def test_every_row_names_a_model_and_its_own_file():
 def test_names_and_files_agree():
     for row in ROWS:
         file = row.url.rsplit("/", 1)[1]
-        assert ("22k" in file or "in21k" in file) == ("in22k" in row.name), row
+        assert ("noema" in file) <= ("ema" not in row.name), row
+        assert ("3rdparty" in file or "replknet" in file) == (row.license == "Apache-2.0" and "_own" not in row.name), (
+            row
+        )
+        assert ("cascade" in file) == ("cascade" in row.name), row
+        if "/mmsegmentation/" not in row.url:  # whose names tell crops apart and no data
+            assert ("22k" in file or "in21k" in file) == ("in22k" in row.name), row
         assert ("384" in file) == (row.input_size == 384) == ("384" in row.name), row
         if row.model.startswith("convnext"):
-            assert row.model.replace("isotropic", "iso") in file, row
+            assert row.model.replace("isotropic", "iso") in file.replace("-", "_"), row
         else:
             assert row.model.replace("replknet_", "replknet-").lower() in file.lower(), row
 
@@ -69,7 +76,18 @@ def test_paths_and_addresses_pass_through(weights, loaded):
         (
             "slak_tiny",
             "in1k",
-            r"no weights 'in1k' for slak_tiny; download the authors' files by hand .*VITA-Group/SLaK",
+            r"'in1k' of slak_tiny \(82\.5 top-1\) lie on a drive, .*open https://drive\.google\.com/file/d/1Iut2f5FM"
+            r".*by hand .*VITA-Group/SLaK",
+        ),
+        (
+            "replknet_xl",
+            "meg73m_ade20k_640",
+            r"drive.*14GbBI8tdeEl_ECytDCdrfAfNm1McqMv4.*give its path.*RepLKNet-pytorch",
+        ),
+        (
+            "slak_base",
+            "in22k",
+            r"no weights 'in22k' for slak_base; did you mean 'in1k'.; to download by hand .*SLaK: in1k, in1k_ade20k_512\.",
         ),
         ("convnext_large", "in1k", r"known by name are in1k_ema, in1k_384.*fb_in1k"),
         ("resnet18", "in1k", r"known by name are .*a1_in1k"),
@@ -106,4 +124,32 @@ def test_load_weights_knows_models_with_names(monkeypatch):
     monkeypatch.setattr(lk_downstream.backbones.weights.files, "download", download)
     with pytest.raises(InputError, match="offline"):
         lk_downstream.load_weights(timm.create_model("test_convnext"), "convnext_tiny.in1k_ade20k_512")
-    assert seen == ["https://dl.fbaipublicfiles.com/convnext/ade20k/upernet_convnext_tiny_1k_512x512.pth"]
+    with pytest.raises(InputError, match="offline"):
+        lk_downstream.load_weights(create_backbone("convnext_tiny", dims=(8,) * 4), "in1k_ade20k_512")
+    assert seen == ["https://dl.fbaipublicfiles.com/convnext/ade20k/upernet_convnext_tiny_1k_512x512.pth"] * 2
+    with pytest.raises(
+        InputError, match=r"no weights 'in1k_ade20k_521' for convnext_tiny; did you mean 'in1k_ade20k_512'"
+    ):
+        lk_downstream.load_weights(create_backbone("convnext_tiny", dims=(8,) * 4), "in1k_ade20k_521")
+    with pytest.raises(InputError, match=r"no weights 'in1kk' for convnext_tiny; did you mean 'in1k'"):
+        lk_downstream.load_weights(timm.create_model("test_convnext"), "convnext_tiny.in1kk")
+    with pytest.raises(InputError, match=r"lie on a drive.*HMLBXtKUDY6wyFF"):
+        lk_downstream.load_weights(create_backbone("slak_small", dims=(8,) * 4), "in1k_ade20k_512")
+
+
+def test_names_on_drives():
+    links = [link for published in drives.DRIVES.values() for link, _ in published.values()]
+    assert len(links) == len(set(links)) == 25
+    for model, published in drives.DRIVES.items():
+        assert timm.is_model(model)
+        assert not published.keys() & registry.PUBLISHED.get(model, {}).keys()  # what can be downloaded, is
+
+
+def test_models_without_weights_have_the_statistics_of_their_published_segmentation_files():
+    for row in ROWS:
+        if "ade20k" in row.name:
+            with torch.device("meta"):
+                backbone = create_backbone(row.model)
+            assert (backbone.mean, backbone.std) == (row.mean, row.std)
+    with torch.device("meta"):
+        assert create_backbone("replknet_xl").mean == create_backbone("replknet_xl").std == (0.5,) * 3
