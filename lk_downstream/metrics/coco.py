@@ -1,4 +1,4 @@
-"""COCO average precision: results gathered once, scored by pycocotools, the same on every process."""
+"""COCO average precision: results gathered once, scored as by pycocotools, the same on every process."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from lk_downstream.errors import InputError
+from lk_downstream.metrics.coco_scoring import Results, curves
 
 Kind = Literal["bbox", "segm"]
-Backend = Literal["pycocotools", "faster_coco_eval"]
+Rows = list[dict[str, Any]]
+Backend = Literal["vectorized", "pycocotools", "faster_coco_eval"]
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 PER_CLASS = {"AP": (None, 0), "AP50": (0, 0), "AP75": (5, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
 
@@ -39,7 +41,7 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     return [{"size": code["size"], "counts": code["counts"].decode()} for code in rle.encode(columns)]
 
 
-def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "pycocotools") -> Any:
+def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "vectorized") -> Any:
     """The ``COCO`` object of an annotation file, or of its content.
 
     ``area`` and ``iscrowd``, which files of other tools leave out, are filled in: the box's area (that of the mask for
@@ -69,29 +71,49 @@ def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "py
 
 def score(
     coco: Any,
-    rows: list[dict[str, Any]],
+    rows: Rows | Results,
     kind: Kind,
     image_ids: Iterable[int] | None = None,
-    backend: Backend = "pycocotools",
+    backend: Backend = "vectorized",
 ) -> Scores:
     """Scores results by COCO's protocol.
 
     Args:
         coco: of `load_annotations`, by the same backend.
-        rows: results in COCO's format; not changed.
+        rows: results in COCO's format, or as arrays; not changed.
         kind: ``"bbox"`` or ``"segm"``.
         image_ids: images that count; all if not given.
-        backend: ``"pycocotools"``, or ``"faster_coco_eval"`` with the same figures.
+        backend: ``"pycocotools"``, or the same figures sooner: ``"vectorized"``, which is part of this package, or
+            ``"faster_coco_eval"``, which is a package of its own.
 
     Raises:
         InputError: masks are to be scored but an object of the ground truth has none.
     """
-    annotations_class, evaluation_class = _backend(backend)
     ids = sorted(coco.imgs if image_ids is None else image_ids)
     if kind == "segm":
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=ids)):
             if not annotation.get("segmentation"):
                 raise InputError(f"annotation {annotation['id']} has no segmentation: score boxes (bbox) only")
+    if backend == "vectorized":
+        precision, recall = curves(coco, _as_results(rows, kind), kind, ids)
+        figures = _figures(precision, recall)
+    else:
+        figures, precision = _by_library(coco, rows, kind, ids, backend)
+    per_class = {}
+    for i, category in enumerate(sorted(coco.cats)):
+        per_class[coco.cats[category]["name"]] = {
+            name: _mean(precision[slice(None) if threshold is None else threshold, ..., i, area])
+            for name, (threshold, area) in PER_CLASS.items()
+        }
+    return Scores(figures, per_class)
+
+
+def _by_library(
+    coco: Any, rows: Rows | Results, kind: Kind, ids: list[int], backend: Backend
+) -> tuple[dict[str, float], np.ndarray]:
+    """The figures, and the precision (IoU thresholds, recalls, classes, areas) for 100 detections."""
+    annotations_class, evaluation_class = _backend(backend)
+    rows = _as_rows(rows, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         if rows:
             results = coco.loadRes([dict(row) for row in rows])  # it adds keys to the rows
@@ -105,19 +127,43 @@ def score(
         evaluation.accumulate()
         evaluation.summarize()
     figures = dict(zip(FIGURES, (float(value) for value in evaluation.stats)))
-    # IoU thresholds x recalls x classes x areas (all, small, medium, large) x numbers of detections (1, 10, 100)
-    precision = np.asarray(evaluation.eval["precision"])[..., -1]
-    per_class = {}
-    for i, category in enumerate(evaluation.params.catIds):
-        per_class[coco.cats[category]["name"]] = {
-            name: _mean(precision[slice(None) if threshold is None else threshold, ..., i, area])
-            for name, (threshold, area) in PER_CLASS.items()
-        }
-    return Scores(figures, per_class)
+    return figures, np.asarray(evaluation.eval["precision"])[..., -1]
+
+
+def _figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """The twelve figures of `FIGURES` from `curves`."""
+    small, medium, large = 1, 2, 3
+    half, strict = 0, 5  # the thresholds 0.5 and 0.75
+    means = [_mean(precision[..., 0]), _mean(precision[half, ..., 0]), _mean(precision[strict, ..., 0])]
+    means += [_mean(precision[..., area]) for area in (small, medium, large)]
+    means += [_mean(recall[:, :, 0, number]) for number in range(recall.shape[-1])]
+    means += [_mean(recall[:, :, area, -1]) for area in (small, medium, large)]
+    return dict(zip(FIGURES, means))
+
+
+def _as_results(rows: Rows | Results, kind: Kind) -> Results:
+    if isinstance(rows, Results):
+        return rows
+    shapes: Any = [row["bbox" if kind == "bbox" else "segmentation"] for row in rows]
+    return Results(
+        np.array([row["image_id"] for row in rows], dtype=np.int64),
+        np.array([row["category_id"] for row in rows], dtype=np.int64),
+        np.array([row["score"] for row in rows], dtype=np.float64),
+        np.array(shapes, dtype=np.float64).reshape(-1, 4) if kind == "bbox" else shapes,
+    )
+
+
+def _as_rows(results: Rows | Results, kind: Kind) -> Rows:
+    if not isinstance(results, Results):
+        return results
+    key = "bbox" if kind == "bbox" else "segmentation"
+    columns = (value.tolist() if isinstance(value, np.ndarray) else value for value in results)
+    names = ("image_id", "category_id", "score", key)
+    return [dict(zip(names, values)) for values in zip(*columns)]
 
 
 def score_file(
-    annotations: str | Path, results: str | Path, kind: Kind | None = None, backend: Backend = "pycocotools"
+    annotations: str | Path, results: str | Path, kind: Kind | None = None, backend: Backend = "vectorized"
 ) -> Scores:
     """Scores an existing results file on all images of the annotations.
 
@@ -145,6 +191,15 @@ def score_file(
     return score(coco, rows, kind, backend=backend)
 
 
+class _Found(NamedTuple):
+    """Detections of one image."""
+
+    categories: np.ndarray  # (K,) ids
+    scores: np.ndarray  # (K,) float64
+    boxes: np.ndarray  # (K, 4) x, y, w, h, float64
+    codes: list[dict[str, Any]]  # run lengths of K masks, if masks are scored
+
+
 class CocoEvaluator:
     """Collects detections over an epoch and over all processes, and scores each image once.
 
@@ -160,7 +215,6 @@ class CocoEvaluator:
     Attributes:
         per_class: after `compute`, kind -> class name -> figures.
         image_ids: after `compute`, the images that were scored, on the first process.
-        results: after `compute`, kind -> rows in COCO's format, on the first process.
     """
 
     def __init__(
@@ -168,7 +222,7 @@ class CocoEvaluator:
         annotations: str | Path | dict[str, Any],
         category_ids: Sequence[int] | None = None,
         kinds: Sequence[Kind] = ("bbox",),
-        backend: Backend = "pycocotools",
+        backend: Backend = "vectorized",
     ):
         self.coco = load_annotations(annotations, backend)
         self.kinds, self.backend = tuple(kinds), backend
@@ -176,14 +230,20 @@ class CocoEvaluator:
         unknown = sorted(set(self.category_ids) - self.coco.cats.keys())
         if unknown:
             raise InputError(f"category ids {unknown} are not in the annotations, which have {sorted(self.coco.cats)}")
+        self._categories = np.array(self.category_ids, dtype=np.int64)
         self.reset()
 
     def reset(self) -> None:
         """Forgets all detections."""
-        self._seen: dict[int, dict[Kind, list[dict[str, Any]]]] = {}
+        self._seen: dict[int, _Found] = {}
+        self._scored: dict[Kind, Results] = {}
         self.per_class: dict[Kind, dict[str, dict[str, float]]] = {}
-        self.results: dict[Kind, list[dict[str, Any]]] = {}
         self.image_ids: list[int] = []
+
+    @property
+    def results(self) -> dict[Kind, Rows]:
+        """After `compute`, on the first process: kind -> rows in COCO's format."""
+        return {kind: _as_rows(results, kind) for kind, results in self._scored.items()}
 
     def update(self, image_ids: Sequence[int], predictions: Sequence[dict[str, Tensor]]) -> None:
         """Adds the detections of some images; an image that came before is left out.
@@ -200,21 +260,16 @@ class CocoEvaluator:
             if image_id not in self.coco.imgs:
                 raise InputError(f"image {image_id} is not in the annotations that it is to be scored with")
             if image_id not in self._seen:
-                self._seen[image_id] = self._rows(image_id, prediction)
+                self._seen[image_id] = self._found(prediction)
 
-    def _rows(self, image_id: int, prediction: dict[str, Tensor]) -> dict[Kind, list[dict[str, Any]]]:
-        boxes, scores = prediction["boxes"].double().tolist(), prediction["scores"].tolist()
-        categories = [self.category_ids[label] for label in prediction["labels"].tolist()]
-        content: dict[Kind, tuple[str, list]] = {"bbox": ("bbox", [[x, y, x2 - x, y2 - y] for x, y, x2, y2 in boxes])}
-        if "segm" in self.kinds:
-            content["segm"] = ("segmentation", encode_masks(prediction["masks"]))
-        return {
-            kind: [
-                {"image_id": image_id, "category_id": category, key: value, "score": certainty}
-                for category, value, certainty in zip(categories, values, scores)
-            ]
-            for kind, (key, values) in content.items()
-        }
+    def _found(self, prediction: dict[str, Tensor]) -> _Found:
+        boxes = prediction["boxes"].double().cpu().numpy().reshape(-1, 4)
+        return _Found(
+            self._categories[prediction["labels"].cpu().numpy()],
+            prediction["scores"].double().cpu().numpy(),
+            np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1),
+            encode_masks(prediction["masks"]) if "segm" in self.kinds else [],
+        )
 
     def compute(self) -> dict[str, float]:
         """Scores what all processes hold; each of them must call it.
@@ -227,7 +282,7 @@ class CocoEvaluator:
         """
         parallel = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         first = not parallel or dist.get_rank() == 0
-        parts = [self._seen]
+        parts: list[Any] | None = [self._seen]
         if parallel:
             parts = [None] * dist.get_world_size() if first else None
             dist.gather_object(self._seen, parts, dst=0)
@@ -246,11 +301,18 @@ class CocoEvaluator:
         self.per_class = {kind: scores.per_class for kind, scores in answer[0].items()}
         return {f"{kind}_{name}": value for kind, scores in answer[0].items() for name, value in scores.figures.items()}
 
-    def _score(self, parts: list[dict[int, dict[Kind, list[dict[str, Any]]]]]) -> dict[Kind, Scores]:
-        images = {image_id: rows for part in reversed(parts) for image_id, rows in part.items()}
+    def _score(self, parts: list[dict[int, _Found]]) -> dict[Kind, Scores]:
+        images = {image_id: found for part in reversed(parts) for image_id, found in part.items()}
         self.image_ids = sorted(images)
-        self.results = {kind: [row for i in self.image_ids for row in images[i][kind]] for kind in self.kinds}
-        return {kind: score(self.coco, self.results[kind], kind, self.image_ids, self.backend) for kind in self.kinds}
+        found = [images[image_id] for image_id in self.image_ids]
+        categories, scores, boxes = (
+            np.concatenate([empty, *(item[column] for item in found)])
+            for column, empty in enumerate((np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, 4))))
+        )
+        owners = np.repeat(np.array(self.image_ids, dtype=np.int64), [len(item.scores) for item in found])
+        shapes = {"bbox": boxes, "segm": [code for item in found for code in item.codes]}
+        self._scored = {kind: Results(owners, categories, scores, shapes[kind]) for kind in self.kinds}
+        return {kind: score(self.coco, self._scored[kind], kind, self.image_ids, self.backend) for kind in self.kinds}
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes ``results.bbox.json`` and ``results.segm.json``, after `compute`, on the first process.
@@ -289,12 +351,14 @@ def _mean(precision: np.ndarray) -> float:
 
 def _backend(name: str) -> tuple[type, type]:
     """The classes of the annotations and of the evaluation."""
-    if name == "pycocotools":
+    if name in ("pycocotools", "vectorized"):
         return COCO, COCOeval
     try:
         module = importlib.import_module("faster_coco_eval")
     except ImportError:
-        raise InputError("the backend faster_coco_eval is not installed: install lk_downstream[coco] or use pycocotools") from None
+        raise InputError(
+            "the backend faster_coco_eval is not installed: install lk_downstream[coco] or use pycocotools"
+        ) from None
     return module.COCO, module.COCOeval_faster
 
 

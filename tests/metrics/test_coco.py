@@ -135,6 +135,32 @@ def test_figures_are_pycocotools_on_the_written_files(files, tmp_path):
     assert evaluator.compute() == figures
 
 
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_own_scoring_is_pycocotools_bit_for_bit(kind, seed):
+    content, predictions = scene(images=16, seed=seed)
+    random = np.random.RandomState(seed)
+    if seed == 0:
+        content["annotations"][0]["id"] = 0  # which pycocotools takes for "no match"
+    for prediction in predictions.values():  # equal boxes, equal scores, and more than 100 detections of a class
+        repeats = torch.from_numpy(random.randint(1, 4 if seed else 60, len(prediction["boxes"])))
+        for name, value in prediction.items():
+            prediction[name] = value.repeat_interleave(repeats, dim=0)
+        prediction["scores"] = (prediction["scores"] * 20).round() / 20
+        shift = torch.from_numpy(random.randint(-3, 4, prediction["boxes"].shape)).float()
+        prediction["boxes"] += shift * (torch.arange(len(shift)) % 2)[:, None]
+    answers = []
+    for backend in ("vectorized", "pycocotools"):
+        evaluator = CocoEvaluator(content, kinds=("bbox", "segm"), backend=backend)
+        evaluator.update(list(predictions), list(predictions.values()))
+        figures = evaluator.compute()
+        answers.append((figures, evaluator.per_class))
+        part = score(evaluator.coco, evaluator.results[kind], kind, list(predictions)[3:8], backend)
+        answers[-1] += (part,)
+    assert answers[0] == answers[1]
+    assert 0.02 < answers[0][0][f"{kind}_AP"] < 0.95
+
+
 def test_a_part_of_the_images_is_scored_alone(files):
     path, predictions = files
     ids = list(predictions)[:3]
@@ -217,8 +243,7 @@ def work(rank, folder):
         evaluator.update([i], [predictions[i]])
     figures = evaluator.compute()
     torch.save((figures, evaluator.per_class, [p.name for p in evaluator.save(folder)]), f"{folder}/{rank}.pt")
-    evaluator.coco.imgs = None  # a failure on the first process is one on all
-    evaluator.coco.loadRes = None
+    evaluator.coco.cats = None  # a failure on the first process is one on all
     try:
         evaluator.compute()
     except TypeError as error:

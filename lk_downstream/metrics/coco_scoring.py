@@ -1,0 +1,237 @@
+"""COCO's average precision for all pictures and classes at once, bit for bit as pycocotools has it.
+
+The protocol is that of ``pycocotools/cocoeval.py`` (Dollar and Lin, see NOTICE), which goes through pictures, classes,
+areas, thresholds and detections one by one in Python. Here the overlaps still come from pycocotools; the matching is
+done for many pictures at a time, each step taking the next detection of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as rle
+from pycocotools.cocoeval import Params
+
+_CHUNK = 2**22  # elements of the largest array while matching
+Shapes = np.ndarray | list[dict[str, Any]]  # boxes (K, 4) x, y, w, h, or run lengths
+
+
+class Results(NamedTuple):
+    """Detections of several pictures, in the order of pycocotools' results."""
+
+    images: np.ndarray  # (N,) ids
+    categories: np.ndarray  # (N,) ids
+    scores: np.ndarray  # (N,) float64
+    shapes: Shapes
+
+
+class Curves(NamedTuple):
+    """As in pycocotools' ``eval``; -1 where no object counts."""
+
+    precision: np.ndarray  # (thresholds, recalls, classes, areas) for the largest number of detections
+    recall: np.ndarray  # (thresholds, classes, areas, numbers of detections); numbers below the largest for all areas
+
+
+def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> Curves:
+    """Precision and recall of results.
+
+    Args:
+        coco: pycocotools' annotations; their polygons become run lengths when masks are scored.
+        results: Detections, whose pictures and categories the annotations have.
+        kind: ``"bbox"`` or ``"segm"``.
+        image_ids: Pictures that count.
+    """
+    parameters = Params(kind)
+    areas, limits = np.array(parameters.areaRng), np.minimum(parameters.iouThrs, 1 - 1e-10)
+    image_ids, categories = sorted(set(image_ids)), sorted(coco.cats)
+    most = parameters.maxDets[-1]
+    annotations, pair_of = _truth(coco, kind, image_ids, categories)
+    crowd = np.array([bool(item["iscrowd"]) for item in annotations], dtype=bool)
+    area = np.array([item["area"] for item in annotations], dtype=np.float64)
+    ignored = crowd | (area < areas[:, :1]) | (area > areas[:, 1:])  # (A, G)
+
+    counted = np.flatnonzero(np.isin(results.images, image_ids) & np.isin(results.categories, categories))
+    if len(counted) < len(results.scores):
+        results = Results(*(_take(column, counted) for column in results))
+
+    # Detections by class, picture and falling score; no more than count of each class in a picture.
+    pair = np.searchsorted(categories, results.categories) * len(image_ids) + np.searchsorted(image_ids, results.images)
+    order = np.lexsort((-results.scores, pair))
+    pair = pair[order]
+    rank = np.arange(len(pair)) - np.searchsorted(pair, pair)
+    order, pair, rank = order[rank < most], pair[rank < most], rank[rank < most]
+    shapes = _take(results.shapes, order)
+    sizes = shapes[:, 2] * shapes[:, 3] if kind == "bbox" else _areas(shapes)
+    matched = np.zeros((len(areas), len(limits), len(pair)), dtype=bool)
+    dropped = np.zeros_like(matched)
+    first_truth = np.searchsorted(pair_of, np.arange(len(categories) * len(image_ids) + 1))
+    truths = [item["bbox"] if kind == "bbox" else item["segmentation"] for item in annotations]
+    numbered = np.array([item["id"] != 0 for item in annotations], dtype=bool)  # pycocotools takes 0 for "no match"
+    for tasks in _chunks(_overlapping(pair, shapes, first_truth, truths, crowd, limits[0]), len(areas) * len(limits)):
+        found = _match(tasks, crowd, ignored, limits)
+        for task, best in zip(tasks, found):
+            hit = best >= 0
+            best = best + task.truth
+            area_index = np.arange(len(areas))[:, None, None]
+            matched[..., task.detections] = hit & numbered[best]
+            dropped[..., task.detections] = hit & ignored[area_index, best]
+    outside = (sizes < areas[:, :1]) | (sizes > areas[:, 1:])
+    dropped |= ~matched & outside[:, None]
+    positives = np.stack([np.bincount(pair_of[~row] // len(image_ids), minlength=len(categories)) for row in ignored])
+    return _accumulate(parameters, matched, dropped, results.scores[order], rank, pair // len(image_ids), positives.T)
+
+
+class _Task(NamedTuple):
+    """Detections of one class in one picture that overlap an object enough to be matched."""
+
+    detections: np.ndarray  # (D,) by falling score
+    overlaps: np.ndarray  # (D, G)
+    truth: int  # the first of the G objects
+
+
+def _truth(coco: Any, kind: str, image_ids: Sequence[int], categories: Sequence[int]):
+    """The objects that count, by class and picture, and the number of this pair for each."""
+    numbers = {category: number for number, category in enumerate(categories)}
+    rows = [
+        (numbers[item["category_id"]] * len(image_ids) + number, item)
+        for number, image_id in enumerate(image_ids)
+        for item in coco.imgToAnns.get(image_id, ())
+        if item["category_id"] in numbers
+    ]
+    rows.sort(key=lambda row: row[0])
+    if kind == "segm":
+        for _, item in rows:
+            if not isinstance(item["segmentation"], dict) or isinstance(item["segmentation"]["counts"], list):
+                item["segmentation"] = coco.annToRLE(item)
+    return [item for _, item in rows], np.array([pair for pair, _ in rows], dtype=np.int64)
+
+
+def _overlapping(
+    pair: np.ndarray, shapes: Shapes, first_truth: np.ndarray, truths: list[Any], crowd: np.ndarray, least: float
+) -> Iterator[_Task]:
+    """The pairs of class and picture that have something to match."""
+    present, starts = np.unique(pair, return_index=True)
+    ends = np.append(starts[1:], len(pair))
+    for number, start, end in zip(present.tolist(), starts.tolist(), ends.tolist()):
+        truth, last = first_truth[number], first_truth[number + 1]
+        if truth < last:
+            objects = truths[truth:last]
+            flags = crowd[truth:last].astype(np.uint8)
+            if isinstance(shapes, np.ndarray):
+                overlaps = rle.iou(shapes[start:end], np.array(objects, dtype=np.float64), flags)
+            else:
+                overlaps = rle.iou(shapes[start:end], objects, flags)
+            rows = np.flatnonzero((overlaps >= least).any(1))
+            if len(rows):
+                yield _Task(start + rows, overlaps[rows], int(truth))
+
+
+def _chunks(tasks: Iterator[_Task], width: int) -> Iterator[list[_Task]]:
+    """Tasks with similar numbers of objects, as many together as memory allows."""
+    groups: dict[int, list[_Task]] = {}
+    for task in tasks:
+        size = 1 << (task.overlaps.shape[1] - 1).bit_length()
+        group = groups.setdefault(size, [])
+        group.append(task)
+        if len(group) * size * width > _CHUNK:
+            yield groups.pop(size)
+    yield from groups.values()
+
+
+def _match(tasks: list[_Task], crowd: np.ndarray, ignored: np.ndarray, limits: np.ndarray) -> list[np.ndarray]:
+    """For each task the object (counted from its first) of every detection, -1 for none: int64 (A, T, D).
+
+    A detection takes, of the objects that are still free (or a crowd) and overlap it enough, the one it overlaps most,
+    the last of several; objects that are ignored only if there is no other.
+    """
+    tasks_order = sorted(range(len(tasks)), key=lambda number: -len(tasks[number].detections))
+    counts = np.array([len(tasks[number].detections) for number in tasks_order])
+    width = max(task.overlaps.shape[1] for task in tasks)
+    overlaps = np.full((len(tasks), counts[0], width), -1.0)
+    keep = np.zeros((len(tasks), width), dtype=bool)
+    skip = np.zeros((len(tasks), len(ignored), 1, width), dtype=bool)
+    for row, number in enumerate(tasks_order):
+        task = tasks[number]
+        extent = task.overlaps.shape[1]
+        overlaps[row, : counts[row], :extent] = task.overlaps
+        keep[row, :extent] = crowd[task.truth : task.truth + extent]
+        skip[row, :, 0, :extent] = ignored[:, task.truth : task.truth + extent]
+    shape = (len(tasks), len(ignored), len(limits))
+    free = np.ones((*shape, width), dtype=bool)
+    best = np.full((counts[0], *shape), -1)
+    for step in range(counts[0]):
+        live = int(np.searchsorted(-counts, -step))  # tasks with more than `step` detections
+        overlap = overlaps[:live, step, None, None]
+        able = free[:live] & (overlap >= limits[:, None])
+        first = able & ~skip[:live]
+        able = np.where(first.any(-1, keepdims=True), first, able)
+        choice = width - 1 - np.where(able, overlap, -1.0)[..., ::-1].argmax(-1)
+        hit = able.any(-1)
+        best[step, :live] = np.where(hit, choice, -1)
+        rows, area, threshold = np.nonzero(hit)
+        taken = choice[rows, area, threshold]
+        free[rows, area, threshold, taken] = keep[rows, taken]
+    found: list[np.ndarray] = [np.empty(0)] * len(tasks)
+    for row, number in enumerate(tasks_order):
+        found[number] = best[: counts[row], row].transpose(1, 2, 0)
+    return found
+
+
+def _accumulate(
+    parameters: Params,
+    matched: np.ndarray,
+    dropped: np.ndarray,
+    scores: np.ndarray,
+    rank: np.ndarray,
+    classes: np.ndarray,
+    positives: np.ndarray,
+) -> Curves:
+    """Curves from the fate of every detection, (A, T, N), and the number of objects, (K, A)."""
+    areas, thresholds, _ = matched.shape
+    kinds = len(positives)
+    precision = -np.ones((thresholds, len(parameters.recThrs), kinds, areas))
+    recall = -np.ones((thresholds, kinds, areas, len(parameters.maxDets)))
+    bounds = np.searchsorted(classes, np.arange(kinds + 1))
+    for number in range(kinds):
+        if not positives[number].any():
+            continue
+        part = slice(bounds[number], bounds[number + 1])
+        order = np.argsort(-scores[part], kind="mergesort")
+        hits, misses = matched[..., part][..., order], dropped[..., part][..., order]
+        right, wrong, ranks = hits & ~misses, ~hits & ~misses, rank[part][order]
+        for area in range(areas):
+            total = positives[number, area]
+            if total == 0:
+                continue
+            for which, most in enumerate(parameters.maxDets):
+                last = most == parameters.maxDets[-1]
+                if area and not last:
+                    continue  # which no figure is made of
+                seen = ranks < most
+                true = np.cumsum(right[area][:, seen], axis=1, dtype=float)
+                reached = true / total
+                recall[:, number, area, which] = reached[:, -1] if seen.any() else 0
+                if last:
+                    false = np.cumsum(wrong[area][:, seen], axis=1, dtype=float)
+                    height = true / (false + true + np.spacing(1))
+                    height = np.maximum.accumulate(height[:, ::-1], axis=1)[:, ::-1]
+                    for threshold in range(thresholds):
+                        places = np.searchsorted(reached[threshold], parameters.recThrs, side="left")
+                        inside = places < height.shape[1]
+                        column = np.zeros(len(places))
+                        column[inside] = height[threshold][places[inside]]
+                        precision[threshold, :, number, area] = column
+    return Curves(precision, recall)
+
+
+def _areas(codes: list[dict[str, Any]]) -> np.ndarray:
+    """Areas of run lengths, float64."""
+    # In parts: pycocotools counts them in a byte.
+    parts = [rle.area(codes[start : start + 255]) for start in range(0, len(codes), 255)]
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _take(shapes: Shapes, order: np.ndarray) -> Shapes:
+    return shapes[order] if isinstance(shapes, np.ndarray) else [shapes[number] for number in order]
