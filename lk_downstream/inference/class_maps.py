@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_BYTES = 2**26  # what resizing and averaging may hold at once, beside their results
+CHUNK_BYTES = 2**25  # what resizing and averaging may hold at once, beside their results
 
 
 @dataclass
@@ -69,9 +69,9 @@ class ClassMaps:
     def full(self) -> Tensor:
         """Logits float32 (N, classes, H, W)."""
         full = None
-        # One memory order for all steps: copying parts of a channels-last map into a contiguous one takes long.
-        windows = [replace(window, logits=window.logits.contiguous()) for window in self.windows]
-        for classes, maps in replace(self, windows=windows).chunks():
+        for window in self.windows:  # one memory order: parts of a channels-last map are slow to copy into a whole one
+            window.logits = window.logits.contiguous()
+        for classes, maps in self.chunks():
             if maps.shape[1] == self.shape[1]:
                 return maps
             full = maps.new_empty(self.shape) if full is None else full
