@@ -40,6 +40,20 @@ _CONVNEXT_NAMES = [
     (r"^norm\.", "head.norm."),
 ]
 
+# timm's names -> the authors', and the authors' -> mmpretrain's and mmseg 1.x's.
+_CONVNEXT_AUTHORS = [
+    (r"^stem\.", "downsample_layers.0."),
+    (r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+    (r"^stages\.(\d+)\.blocks\.", r"stages.\1."),
+    (r"\.conv_dw\.", ".dwconv."),
+    (r"\.mlp\.fc([12])\.", r".pwconv\1."),
+    (r"\.mlp\.grn\.weight$", ".grn.gamma"),
+    (r"\.mlp\.grn\.bias$", ".grn.beta"),
+    (r"^head\.norm\.", "norm."),
+    (r"^head\.fc\.", "head."),
+]
+_CONVNEXT_OPENMMLAB = [(r"\.dwconv\.", ".depthwise_conv."), (r"\.pwconv([12])\.", r".pointwise_conv\1.")]
+
 _FAMILIES = {
     "RepLKNet": r"^stages\.(\d+)\.blocks\.(\d+)\.large_kernel\.",
     "SLaK": r"^stages\.(\d+)\.(\d+)\.large_kernel\.",
@@ -104,8 +118,16 @@ def convert(state: Mapping[str, Tensor]) -> Published:
     if last and not own and _has(network, last) and not _has(network, first) and not _has(network, "norm."):
         network = {_swap_prefix(key, last, "norm."): value for key, value in network.items()}
     if kind == "ConvNeXt" and not any(".conv_dw." in key for key in network):
-        network = {_convnext_name(key): value for key, value in network.items()}
+        network = {_renamed(key, _CONVNEXT_NAMES): value for key, value in network.items()}
     return Published(network, parts)
+
+
+def authors_names(network: Mapping[str, Tensor], openmmlab: bool = False) -> dict[str, Tensor]:
+    """The network of :class:`Published` under its authors' names; ConvNeXt also under OpenMMLab's."""
+    if family(network) != "ConvNeXt":
+        return dict(network)
+    rules = [*_CONVNEXT_AUTHORS, *(_CONVNEXT_OPENMMLAB if openmmlab else ())]
+    return {_renamed(key, rules): value for key, value in network.items()}
 
 
 def to_model_keys(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
@@ -151,7 +173,7 @@ def _swap_prefix(key: str, old: str, new: str) -> str:
     return new + key.removeprefix(old) if key.startswith(old) else key
 
 
-def _convnext_name(key: str) -> str:
-    for pattern, replacement in _CONVNEXT_NAMES:
+def _renamed(key: str, rules: list[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key
