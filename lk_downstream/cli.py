@@ -22,7 +22,7 @@ from rich.console import Console
 
 from lk_downstream.callbacks import Checkpoints, RunProgress, RunReport
 from lk_downstream.data import DataModule
-from lk_downstream.errors import explain
+from lk_downstream.errors import InputError, explain
 from lk_downstream.optim import groups_table
 from lk_downstream.tasks import Task
 
@@ -96,6 +96,10 @@ class CLI(LightningCLI):
         parser.add_subclass_arguments(DataModule, "data")
         data = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
         config.model.init_args.classes = tuple(data.classes)
+        if self.subcommand == "predict":
+            if not config.get("ckpt_path") and not config.model.init_args.get("weights"):
+                raise InputError("prediction needs a trained model: give --ckpt_path FILE or --model.weights FILE")
+            config.return_predictions = False  # a callback writes them; together they may not fit into memory
         if config.get("ckpt_path") or config.model.init_args.get("weights") or config.get("print_groups"):
             config.model.init_args.backbone.init_args.weights = None
 
@@ -125,7 +129,11 @@ class CLI(LightningCLI):
 
     def _run_name(self) -> str:
         files = self.config[self.subcommand].get("config") or []
-        return Path(str(files[0])).stem if files else type(self.model).__name__.lower()
+        if not files:
+            return type(self.model).__name__.lower()
+        path = Path(str(files[0])).absolute()
+        # What is done with the config that a run has saved belongs beside that run.
+        return path.parent.parent.name if path.name == "config.yaml" else path.stem
 
 
 def next_version(folder: Path, kind: str) -> str:
@@ -177,6 +185,7 @@ def quieten() -> None:
         ".*LeafSpec.*is deprecated.*",
         ".*is smaller than the logging interval.*",
         ".*exists and is not empty.*",  # the run's folder, which the config is saved to first
+        ".*the output would more aligned if.*",  # the published Cityscapes models are used at such sizes
     ):
         warnings.filterwarnings("ignore", message)
 

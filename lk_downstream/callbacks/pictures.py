@@ -96,8 +96,7 @@ def segmentation_grid(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = np.asarray(palette, np.uint8)[:256]
+    colours = colour_table(palette)
     per_row = 2 if len(samples) > 1 else 1
     rows = -(-len(samples) // per_row)
     height, width = samples[0][1].shape[-2:]
@@ -111,7 +110,7 @@ def segmentation_grid(
         background = image.permute(1, 2, 0).numpy()
         for offset, (title, mask) in enumerate(((name, None), ("truth", truth), ("prediction", prediction))):
             axis = axes[row, 3 * column + offset]
-            axis.imshow(background if mask is None else _overlay(background, mask.numpy(), colours))
+            axis.imshow(background if mask is None else overlay(background, mask.numpy(), colours))
             axis.set_title(title if len(title) < 28 else f"...{title[-25:]}", fontsize=8)
     found = torch.cat([mask.flatten() for sample in samples for mask in sample[2:]]).unique().tolist()
     handles = [Patch(color=colours[index] / 255, label=classes[index]) for index in found if index < len(classes)]
@@ -131,6 +130,14 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     part.replace(path)
 
 
-def _overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float = 0.65) -> np.ndarray:
+def colour_table(palette: list[tuple[int, int, int]]) -> np.ndarray:
+    """A colour for each of the 256 values of a mask, uint8 (256, 3); black where the palette has none."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = np.asarray(palette, np.uint8)[:256]
+    return colours
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float = 0.65) -> np.ndarray:
+    """The picture uint8 (H, W, 3) under the colours (256, 3) of its mask uint8 (H, W); dark where that is 255."""
     blended = image * (1 - opacity) + colours[mask] * opacity
     return np.where(mask[..., None] == 255, image // 3, blended).astype(np.uint8)

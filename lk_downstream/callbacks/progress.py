@@ -72,6 +72,25 @@ class RunProgress(L.Callback):
         """Take the bar away."""
         self._close()
 
+    def on_predict_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Show the bar of a prediction."""
+        self.said = time.perf_counter()
+        self._open(trainer, "prediction", sum(trainer.num_predict_batches), 0)
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Count a batch of pictures."""
+        if self.bar is not None:
+            self.bar.advance(self.bar.tasks[-1].id)
+        elif trainer.is_global_zero and time.perf_counter() - self.said > self.seconds:
+            self.said = time.perf_counter()
+            self.console.print(f"prediction {batch_idx + 1}/{sum(trainer.num_predict_batches)}")
+
+    def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Take the bar away."""
+        self._close()
+
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         """Take the bar away, so that the error can be read."""
         self._close()

@@ -46,6 +46,24 @@ def label_table(
     return table.astype(np.uint8)
 
 
+def file_values(table: np.ndarray, count: int, preferred: Iterable[int] = ()) -> np.ndarray:
+    """The value of a mask file that stands for each class index, uint8, (256,): the inverse of :func:`label_table`.
+
+    Where several values stand for a class, it is the first of ``preferred`` among them, otherwise the smallest. Indices
+    that no value stands for, and 255, are 255.
+
+    Args:
+        table: Class index of every value of a mask file, uint8, (256,).
+        count: Number of classes.
+        preferred: Values of mask files.
+    """
+    values = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    for value in reversed([*preferred, *range(256)]):
+        if table[value] < count:
+            values[table[value]] = value
+    return values
+
+
 def class_names(classes: Sequence[str] | str | os.PathLike | None, root: Path) -> tuple[str, ...]:
     """Names of the classes, given directly or as a text file with one name a line (default: ``root/classes.txt``).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -15,7 +16,7 @@ class PictureFolder(Dataset):
     """A picture file, or all pictures below a folder in the order of their paths.
 
     An item is ``{"image": tv_tensors.Image uint8 (3, H, W) RGB, "name": str}``; the name is the path below the folder
-    without its suffix.
+    without its suffix, unless two pictures differ in nothing else.
 
     Args:
         path: A file or a folder.
@@ -35,10 +36,14 @@ class PictureFolder(Dataset):
             raise InputError(f"there is no picture or folder {path}")
         if not self.files:
             raise InputError(f"no picture below {path}; expected files such as NAME{' or NAME'.join(PICTURE_SUFFIXES)}")
+        counts = Counter(file.with_suffix("") for file in self.files)
+        self.names = [
+            (file if counts[file.with_suffix("")] > 1 else file.with_suffix("")).relative_to(self.root).as_posix()
+            for file in self.files
+        ]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        file = self.files[index]
-        return {"image": read_picture(file), "name": file.relative_to(self.root).with_suffix("").as_posix()}
+        return {"image": read_picture(self.files[index]), "name": self.names[index]}

@@ -22,7 +22,7 @@ from lk_downstream.data.classes import (
     Palette,
     default_palette,
 )
-from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE, class_names, label_table, ranges
+from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE, class_names, file_values, label_table, ranges
 from lk_downstream.data.reading import MASK_SUFFIXES, PICTURE_SUFFIXES, read_mask, read_picture
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
@@ -77,6 +77,11 @@ class SegmentationDataset(Dataset):
     def write_synthetic(self, options: Synthetic) -> None:
         """Write a small generated data set in this data set's layout to ``root``."""
         raise InputError(f"{type(self).__name__} has no generated data: remove the option synthetic")
+
+    @property
+    def label_values(self) -> np.ndarray:
+        """The value of a mask file for each class index, uint8, (256,): what a prediction is written with."""
+        return file_values(self.label_table, len(self.classes))
 
     @cached_property
     def samples(self) -> list[tuple[str, str, str]]:
@@ -260,7 +265,13 @@ class SegmentationFolder(SegmentationDataset):
         if len(self.palette) != len(self.classes):
             raise InputError(f"palette has {len(self.palette)} colours, but there are {len(self.classes)} classes")
         self.reduce_zero_label = reduce_zero_label
+        self.label_map = label_map or {}
         self.label_table = label_table(len(self.classes), ignore_index, reduce_zero_label, label_map)
+
+    @property
+    def label_values(self) -> np.ndarray:
+        """The value of a mask file for each class index, of several the one that ``label_map`` names."""
+        return file_values(self.label_table, len(self.classes), self.label_map)
 
     @property
     def tree(self) -> str:

@@ -35,6 +35,9 @@ class SegmentationData(DataModule):
         predict: A picture or a folder of pictures to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+
+    Attributes:
+        label_values: uint8, (256,): the value that stands for each class index in the data set's mask files.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SegmentationData(DataModule):
         self.train_data, self.val_data = dataset(train_split), dataset(val_split)
         self.classes, self.palette = self.train_data.classes, self.train_data.palette
         self.ignore_index = self.train_data.ignore_index
+        self.label_values = self.train_data.label_values
         self.transform = training_transform(
             self.crop_size, tuple(scale), tuple(ratio_range), cat_max_ratio, flip, distortion
         )

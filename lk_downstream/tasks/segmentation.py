@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
-from lk_downstream.callbacks import SegmentationPictures
+from lk_downstream.callbacks import SegmentationFiles, SegmentationPictures
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.inference import Inference, Whole
 from lk_downstream.metrics import SegmentationMetric
@@ -72,8 +72,9 @@ class Segmentation(Task):
         self.metric = SegmentationMetric(self.classes)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Pictures of the predictions."""
-        return [SegmentationPictures()]
+        """Pictures of the predictions, and files of them where prediction is all that is done."""
+        given = {type(callback) for callback in self.trainer.callbacks}  # Lightning would drop the user's for ours
+        return [callback() for callback in (SegmentationPictures, SegmentationFiles) if callback not in given]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalised pictures (N, 3, H, W) -> logits (N, classes, H, W)."""

@@ -1,0 +1,68 @@
+"""Predictions on pictures, written to files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from rich.console import Console
+from torch import Tensor
+
+from lk_downstream.callbacks.pictures import colour_table, overlay, write_picture
+
+
+class SegmentationFiles(L.Callback):
+    """Writes the predicted classes of each picture, and the picture under their colours, to the run's folder.
+
+    ``labels/NAME.png`` is a picture of one 8-bit channel at the size of the original. Its values are those of the data
+    set's own mask files, such as 1 to 150 for ADE20K and the label ids that Cityscapes' benchmark takes; where the data
+    module knows none, class indices. ``overlays/NAME.png`` is for looking at.
+
+    Args:
+        overlays: Write the overlays.
+    """
+
+    def __init__(self, overlays: bool = True):
+        self.overlays = overlays
+        self.folder = Path()
+        self.written = 0
+
+    def on_predict_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Find the folder, which all processes agree on."""
+        self.folder, self.written = Path(trainer.log_dir or trainer.default_root_dir), 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: Tensor,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the files of a batch."""
+        values = getattr(trainer.datamodule, "label_values", np.arange(256, dtype=np.uint8))
+        colours = colour_table(trainer.datamodule.palette)
+        for name, image, prediction in zip(batch["name"], batch["image"], outputs.cpu().numpy()):
+            write_picture(self._path("labels", name), values[prediction])
+            if self.overlays:
+                picture = image.permute(1, 2, 0).cpu().numpy()
+                write_picture(self._path("overlays", name), overlay(picture, prediction, colours))
+            self.written += 1
+
+    def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Say where the files lie."""
+        if not trainer.is_global_zero or not self.written:
+            return
+        console = Console(soft_wrap=True)
+        many = "s" if self.written > 1 else ""
+        others = " by this process" if trainer.world_size > 1 else ""
+        console.print(f"{self.written} picture{many} predicted{others}")
+        for kind in ("labels", "overlays") if self.overlays else ("labels",):
+            console.print(f"{kind:<12} {os.path.relpath(self.folder / kind)}")
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self.folder / kind / f"{name}.png"

@@ -1,0 +1,8 @@
+"""Predict on pictures: ``python tools/predict.py --config runs/NAME/run_0/config.yaml --ckpt_path CHECKPOINT
+--data.predict PICTURE_OR_FOLDER``. Labels and overlays are written to a new folder below ``runs/NAME``.
+"""
+
+from lk_downstream.cli import main
+
+if __name__ == "__main__":
+    main("predict")
