@@ -52,13 +52,15 @@ class DetectionPictures(Pictures):
 
     def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
         """See :func:`detection_grid`."""
-        return detection_grid(samples, trainer.datamodule.palette, task.classes)
+        heading = f"prediction, scores from {self.score:g}"
+        return detection_grid(samples, trainer.datamodule.palette, task.classes, heading)
 
 
 def detection_grid(
     samples: list[tuple[str, Tensor, Objects, Objects]],
     palette: Sequence[tuple[int, int, int]],
     classes: Sequence[str],
+    heading: str = "prediction",
 ) -> np.ndarray:
     """Draw pairs of truth and prediction.
 
@@ -66,6 +68,7 @@ def detection_grid(
         samples: Name, picture uint8 (3, H, W), true and found objects.
         palette: A colour (red, green, blue) of 0 to 255 for each class.
         classes: Names of the classes.
+        heading: What stands above predictions.
 
     Returns:
         uint8 (height, width, 3).
@@ -85,7 +88,7 @@ def detection_grid(
     for index, (name, image, truth, found) in enumerate(samples):
         row, column = divmod(index, per_row)
         title = name if len(name) < 40 else f"...{name[-37:]}"
-        for offset, (text, objects) in enumerate(((title, truth), ("prediction", found))):
+        for offset, (text, objects) in enumerate(((title, truth), (heading, found))):
             axis = axes[row, 2 * column + offset]
             _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
             axis.set_title(text, fontsize=8)

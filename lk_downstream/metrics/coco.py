@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rich.table import Table
 from torch import Tensor
 
 from lk_downstream.errors import InputError
@@ -189,6 +190,22 @@ def score_file(
         if kind == "segm":
             row.pop("bbox", None)  # else loadRes would take the area from the box
     return score(coco, rows, kind, backend=backend)
+
+
+def figures_table(scores: Scores) -> Table:
+    """Precision of each class and, last, of all, and below it the recall of all; in per cent, a dash for no object."""
+
+    def show(value: float) -> str:
+        return f"{100 * value:.2f}" if value >= 0 else "-"
+
+    table = Table("class", *PER_CLASS, box=None, header_style="bold", pad_edge=False, caption_justify="left")
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "right" if column.header != "class" else "left"
+    for name, figures in [*scores.per_class.items(), ("[bold]all[/]", scores.figures)]:
+        table.add_row(name, *(show(figures[key]) for key in PER_CLASS))
+    table.caption = "  ".join(f"{key} {show(scores.figures[key])}" for key in FIGURES if key not in PER_CLASS)
+    return table
 
 
 class _Found(NamedTuple):
