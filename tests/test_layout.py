@@ -11,7 +11,7 @@ PACKAGE = ROOT / "lk_downstream"
 
 # In this order: a package imports only what stands above it. `errors` is everyone's.
 ORDER = ["ops", "backbones", "heads", "detectors", "data", "metrics", "inference", "optim", "callbacks", "tasks"]
-ORDER += ["integrations", "cli"]  # integrations: the backbones in other people's pipelines
+ORDER += ["integrations", "export", "cli"]  # integrations: the backbones in other people's pipelines
 FORBIDDEN = [("data", "backbones"), ("backbones", "data"), ("data", "heads"), ("data", "detectors")]
 OPENMMLAB, ITS_USERS = ("mmseg", "mmcv", "mmengine", "mmdet"), ("heads", "integrations")
 LOGGERS = "lightning.pytorch.loggers"

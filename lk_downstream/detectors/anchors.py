@@ -13,7 +13,8 @@ def grid_points(shape: tuple[int, int], stride: int, device: torch.device, offse
     height, width = shape
     y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
     x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
-    return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
+    # Not by repeat_interleave, of which torch.onnx writes the number of repetitions as a constant.
+    return torch.stack((x[None].expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
 
 
 class AnchorGenerator:

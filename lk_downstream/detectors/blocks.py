@@ -57,7 +57,7 @@ def flatten_maps(maps: list[Tensor], channels: int) -> list[Tensor]:
 
     Float32, whatever autocast made of the maps: boxes are decoded and losses computed in it.
     """
-    return [x.permute(0, 2, 3, 1).reshape(len(x), -1, channels).float() for x in maps]
+    return [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels).float() for x in maps]
 
 
 class Scale(nn.Module):

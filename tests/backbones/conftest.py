@@ -47,19 +47,3 @@ def golden():
 @pytest.fixture
 def shapes_of():
     return lambda module: {key: tuple(value.shape) for key, value in module.state_dict().items()}
-
-
-@pytest.fixture
-def randomized():
-    """Give a model batch statistics, scales and shifts that are not the initial ones, and put it in eval mode."""
-
-    def fill(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-        generator = torch.Generator().manual_seed(seed)
-        for key, value in model.state_dict().items():
-            if key.endswith("running_var"):
-                value.copy_(1 + 0.5 * torch.rand(value.shape, generator=generator))
-            elif value.ndim == 1:
-                value.add_(0.3 * torch.randn(value.shape, generator=generator))
-        return model.eval()
-
-    return fill
