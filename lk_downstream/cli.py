@@ -89,6 +89,9 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Give the task the classes of the data, and no weights to load where a checkpoint or others follow."""
         config = self.config[self.subcommand]
+        checkpoint = config.get("ckpt_path")
+        if checkpoint and checkpoint not in ("last", "best") and not Path(checkpoint).is_file():
+            raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
         if not config.get("data") or not config.get("model"):
             return
         # Not jsonargparse's link_arguments, which fails where a class_path is a function (create_backbone).
@@ -100,7 +103,7 @@ class CLI(LightningCLI):
             if not config.get("ckpt_path") and not config.model.init_args.get("weights"):
                 raise InputError("prediction needs a trained model: give --ckpt_path FILE or --model.weights FILE")
             config.return_predictions = False  # a callback writes them; together they may not fit into memory
-        if config.get("ckpt_path") or config.model.init_args.get("weights") or config.get("print_groups"):
+        if checkpoint or config.model.init_args.get("weights") or config.get("print_groups"):
             config.model.init_args.backbone.init_args.weights = None
 
     def after_instantiate_classes(self) -> None:
@@ -186,6 +189,8 @@ def quieten() -> None:
         ".*is smaller than the logging interval.*",
         ".*exists and is not empty.*",  # the run's folder, which the config is saved to first
         ".*the output would more aligned if.*",  # the published Cityscapes models are used at such sizes
+        ".*dirpath has changed.*",  # a resumed run has a folder of its own
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # steps count here, not epochs
     ):
         warnings.filterwarnings("ignore", message)
 

@@ -30,6 +30,16 @@ def test_pictures_are_normalised_by_the_weights_own_statistics_and_padding_is_ze
     assert inputs.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "test_replknet", "test_slak", "resnet18"])
+def test_every_parameter_is_trained(name):
+    model = Segmentation(create_backbone(name), ("a", "b", "c"), head=partial(UPerHead, channels=8))
+    model.log = lambda *args, **options: None
+    images = torch.randint(0, 256, (2, 3, 64, 64)).to(torch.uint8)
+    batch = {"image": images, "mask": images[:, 0] % 3, "size": torch.full((2, 2), 64), "name": ["a", "b"]}
+    model.training_step(batch, 0).backward()
+    assert [key for key, tensor in model.named_parameters() if tensor.grad is None] == []  # or DDP would refuse
+
+
 def test_statistics_are_no_part_of_a_checkpoint():
     assert not {"mean", "std"} & set(task().state_dict())
 
