@@ -51,7 +51,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
         return plain(x, weight, bias)
     _check(x, weight, bias, backend)
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 and x.is_floating_point():
+    castable = kind in ("cpu", "cuda") and x.is_floating_point() and x.dtype != torch.float64  # "meta" has no autocast
+    if castable and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = bias.to(dtype) if bias is not None else None

@@ -100,3 +100,8 @@ def test_compile_in_one_graph():
     plain, ours = twins(6, 6, 7, **DEPTHWISE)
     x = torch.randn(1, 6, 9, 9, dtype=torch.float64)
     torch.testing.assert_close(torch.compile(ours, fullgraph=True, backend="aot_eager")(x), plain(x))
+
+
+def test_shapes_without_memory():
+    layer = LargeKernelConv2d(4, 4, 31, padding=15, groups=4, device="meta")
+    assert layer(torch.empty(2, 4, 9, 7, device="meta")).shape == (2, 4, 9, 7)
