@@ -55,7 +55,7 @@ class SegmentationMetric(Metric):
         if len(wrong):
             values = ", ".join(str(int(value) + number) for value in wrong[:5])
             raise InputError(f"the truth holds the label values {values} but there are only {number} classes")
-        self.matrix += counts[:number]
+        self.matrix = self.matrix + counts[:number]  # not in place: it may have been made in inference mode
 
     def compute(self) -> dict[str, Tensor]:
         """All figures as fractions of 1, float64.

@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
 from lk_downstream.callbacks.pictures import segmentation_grid, write_picture
@@ -28,7 +29,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 
 def test_a_checkpoint_takes_the_place_of_the_old_one_only_when_it_is_complete(tmp_path, monkeypatch):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.strategy.connect(L.pytorch.demos.boring_classes.BoringModel())
+    trainer.strategy.connect(BoringModel())
     path = tmp_path / "last.ckpt"
     trainer.strategy.save_checkpoint({"step": 1}, path)
 
