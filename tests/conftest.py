@@ -1,5 +1,9 @@
 """What several of the tests need."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: two test processes share the cores
+
 import pytest
 import torch
 
