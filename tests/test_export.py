@@ -33,7 +33,8 @@ def fcos():
 
 
 def retinanet():
-    return RetinaNet(create_backbone("test_slak"), 4, head=RetinaSettings(convs=1, channels=16), **NARROW)
+    settings = RetinaSettings(convs=1, channels=16, test=Selection(score_threshold=0.0))
+    return RetinaNet(create_backbone("test_slak"), 4, head=settings, **NARROW)
 
 
 def classifier():
@@ -60,25 +61,20 @@ def run(path, pictures):
     return [torch.from_numpy(array) for array in session.run(None, {"pictures": pictures.numpy()})]
 
 
-@pytest.mark.parametrize(
-    ("make", "formats"),
-    [
-        pytest.param(classifier, ["onnx", "pt2"], marks=needs_onnx),
-        pytest.param(segmenter, ["onnx", "pt2"], marks=needs_onnx),
-        pytest.param(fcos, ["onnx", "pt2"], marks=needs_onnx),
-        (retinanet, ["pt2"]),
-    ],
-)
-def test_files_give_what_the_network_gives_at_any_size(make, formats, tmp_path, randomized):
+@needs_onnx
+@pytest.mark.parametrize("make", [classifier, segmenter, fcos])
+def test_files_give_what_the_network_gives_at_any_size(make, tmp_path, randomized):
     model = randomized(make())
-    done = export.export(model, tmp_path / "folder" / "net", formats)
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [f"net.{name}" for name in formats]
+    done = export.export(model, tmp_path / "folder" / "net")
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["net.onnx", "net.pt2"]
     pictures = torch.randint(0, 256, (5, 3, 165, 309), dtype=torch.uint8)  # unlike those that `export` itself tries
     with torch.no_grad():
         expected = export._tuple(export.network(model)(pictures))
     for file in done:
         assert tuple(file.differences) == OUTPUTS[make]
         assert max(file.differences.values()) < 1e-4
+        if file.path.suffix == ".pt2" and make is not classifier:
+            continue  # loading takes seconds, and `export` has done it
         for got, reference in zip(run(file.path, pictures), expected):
             torch.testing.assert_close(got, reference, rtol=0, atol=1e-4 * reference.std().item())
 
@@ -99,20 +95,29 @@ def test_tasks_and_detectors_are_told_apart(make):
         assert export.network(Holder(model)).names == names
 
 
-def test_outputs_are_those_of_the_tasks(randomized):
+def test_logits_are_those_of_the_task(randomized):
     pictures = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
     task = randomized(segmenter())
     with torch.no_grad():
         torch.testing.assert_close(export.network(task)(pictures), task.logits(pictures), rtol=0, atol=1e-5)
-        detector = randomized(fcos())
-        images = export.network(detector).normalize(pictures)
-        boxes, scores, centerness = export.network(detector)(pictures)
-        ranked = scores * centerness[..., None]
-        for index, found in enumerate(detector.predict(images, [(160, 192)] * 2)):
+
+
+@pytest.mark.parametrize("make", [fcos, retinanet])
+def test_the_best_detection_is_among_the_points(make, randomized):
+    pictures = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
+    detector = randomized(make())
+    network = export.network(detector)
+    assert network.names == OUTPUTS[make]
+    with torch.no_grad():
+        boxes, scores, *centerness = network(pictures)
+        ranked = scores * centerness[0][..., None] if centerness else scores
+        for index, found in enumerate(detector.predict(network.normalize(pictures), [(160, 192)] * 2)):
             whole = boxes[index].clamp(min=0).minimum(torch.tensor([192.0, 160.0, 192.0, 160.0]))
-            point, label = (ranked[index] == found["scores"][0]).nonzero()[0]
+            distance = (whole[:, None] - found["boxes"][0]).abs().amax(-1) / 192
+            distance = torch.maximum(distance, (ranked[index] - found["scores"][0]).abs())
+            point, label = divmod(distance.argmin().item(), 4)
+            assert distance[point, label] < 1e-5
             assert label == found["labels"][0]
-            torch.testing.assert_close(whole[point], found["boxes"][0])
 
 
 @pytest.mark.parametrize("count", [2, 3, 6, (3, 5)])

@@ -15,6 +15,7 @@ import torch
 
 import lk_downstream
 from lk_downstream import ops
+from lk_downstream.backbones.authors import authors_form
 from lk_downstream.ops import benchmark
 
 BACKBONES = ("replknet_31b", "replknet_31l", "replknet_xl", "slak_tiny", "slak_small", "slak_base", "convnext_tiny")
@@ -41,7 +42,9 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--models", nargs="+", default=list(BACKBONES), metavar="NAME", help="networks of timm's registry"
     )
-    parser.add_argument("--modes", nargs="+", default=["inference", "merged", "training"], help="of networks")
+    parser.add_argument(
+        "--modes", nargs="+", default=["inference", "merged", "training"], help="of networks; also: deep"
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder of the CSV file and the plot")
     parser.add_argument("--report", action="store_true", help="also print which backend was chosen for each shape")
     return parser.parse_args(args)
@@ -74,7 +77,8 @@ def main(args: list[str] | None = None) -> None:
     else:
         rows = benchmark.networks(
             timm.create_model,
-            lk_downstream.reparameterize,
+            lambda model, deep: lk_downstream.reparameterize(model, deep=deep),
+            authors_form,
             options.models,
             sizes=options.sizes or (224,),
             modes=options.modes,

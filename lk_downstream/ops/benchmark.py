@@ -27,7 +27,8 @@ from lk_downstream.ops.module import LargeKernelConv2d, accelerate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-AUTHORS = "plain, contiguous"  # the form of the networks' authors
+AUTHORS = "authors, contiguous"  # networks as their authors have them, see `networks`
+CONTIGUOUS = "plain, contiguous"  # what that comes to for a single layer
 
 
 @dataclass
@@ -36,11 +37,11 @@ class Row:
 
     Attributes:
         case: the shape or the network.
-        mode: ``forward``, ``forward+backward``, ``inference``, ``merged`` or ``training``.
-        side: ``ours`` or ``plain`` (PyTorch's operator), and the layout of the maps.
+        mode: ``forward``, ``forward+backward``, ``inference``, ``merged``, ``deep`` or ``training``.
+        side: ``ours``, ``plain`` (PyTorch's operator) or ``authors``, and the layout of the maps.
         seconds: median over the rounds.
         slowest: largest over the rounds, for the spread.
-        times_contiguous: the median of plain PyTorch in the contiguous layout over this one.
+        times_authors: the median of the authors' form, for layers of plain PyTorch in the contiguous layout, over this.
         times_best: the median of plain PyTorch in its better layout over this one.
         memory: peak MiB on the GPU; not a number on the CPU.
         images: images a second, for networks.
@@ -51,7 +52,7 @@ class Row:
     side: str
     seconds: float
     slowest: float
-    times_contiguous: float
+    times_authors: float
     times_best: float
     memory: float = math.nan
     images: float = math.nan
@@ -81,6 +82,7 @@ def rows_of(case: str, mode: str, measured: dict[str, tuple[list, float]], image
     """The rows of one case."""
     medians = {name: statistics.median(taken) for name, (taken, _) in measured.items()}
     best = min(median for name, median in medians.items() if name.startswith("plain"))
+    authors = medians.get(AUTHORS, medians.get(CONTIGUOUS, math.nan))
     return [
         Row(
             case,
@@ -88,7 +90,7 @@ def rows_of(case: str, mode: str, measured: dict[str, tuple[list, float]], image
             name,
             medians[name],
             max(taken),
-            medians.get(AUTHORS, math.nan) / medians[name],
+            authors / medians[name],
             best / medians[name],
             memory,
             images / medians[name] if images else math.nan,
@@ -156,14 +158,15 @@ def layers(
                     for name, layout in LAYOUTS.items()
                 }
                 if not contiguous:
-                    del sides[AUTHORS]
+                    del sides[CONTIGUOUS]
                 case = f"{depth} x {kernel}x{kernel}, ({batch}, {channels}, {size}, {size})"
                 yield rows_of(case, mode, measure(sides, rounds, device))
 
 
 def networks(
     build: Callable[[str], nn.Module],
-    merge: Callable[[nn.Module], nn.Module],
+    merge: Callable[[nn.Module, bool], nn.Module],
+    authors: Callable[[nn.Module], nn.Module | None],
     names: Iterable[str],
     sizes: Iterable[int] = (224,),
     batch: int = 64,
@@ -176,11 +179,14 @@ def networks(
 
     Args:
         build: name -> model that gives logits.
-        merge: model -> its merged copy.
+        merge: model, and whether all norms are to be folded -> its merged copy.
+        authors: model -> its authors' form: PyTorch's operator, nothing merged, maps contiguous from end to end; None
+            where there is none.
         names: of models.
         sizes: heights (and widths) of the images.
         batch: images at once.
-        modes: ``inference``, ``merged`` (inference of the merged model) and ``training`` (forward and backward).
+        modes: ``inference``, ``merged`` and ``deep`` (inference of the merged model, the latter with all norms folded),
+            and ``training`` (forward and backward). The authors' form is never merged.
         device: to run on.
         dtype: float32, or a 16-bit type for autocast.
         rounds: measurements of each side.
@@ -189,7 +195,8 @@ def networks(
     for name in names:
         for mode in modes:
             base = build(name).to(device).train(mode == "training")
-            base = merge(base.eval()) if mode == "merged" else base
+            theirs = authors(copy.deepcopy(base))
+            base = merge(base, mode == "deep") if mode in ("merged", "deep") else base
             accelerate(base)
             # Two copies: depthwise weights that were once channels_last keep strides that make PyTorch pick it.
             models = {name: copy.deepcopy(base).to(memory_format=layout) for name, layout in LAYOUTS.items()}
@@ -203,8 +210,10 @@ def networks(
                     for prefix, backend in (("ours", "auto"), ("plain", "plain"))
                     for layout in LAYOUTS
                 }
+                if theirs is not None:
+                    sides[AUTHORS] = _network_run(theirs, laid_out["contiguous"], "plain", mode == "training", dtype)
                 yield rows_of(f"{name}, {batch} x {size}", mode, measure(sides, rounds, device), batch)
-            del base, models
+            del base, theirs, models
             gc.collect()
 
 
@@ -235,14 +244,14 @@ def show(rows: Iterable[list[Row]], title: str, console: Console | None = None) 
     console = console or Console()
     console.width = max(console.width, 130)
     table = Table(title=title)
-    for name in ("case", "mode", "side", "ms", "slowest", "x contiguous", "x best plain", "MiB", "images/s"):
+    for name in ("case", "mode", "side", "ms", "slowest", "x authors", "x best plain", "MiB", "images/s"):
         text = name in ("case", "mode", "side")
         table.add_column(name, justify="left" if text else "right", no_wrap=text)
     flat = []
     for group in rows:
         flat += group
         for row in group:
-            times = (1e3 * row.seconds, 1e3 * row.slowest, row.times_contiguous, row.times_best)
+            times = (1e3 * row.seconds, 1e3 * row.slowest, row.times_authors, row.times_best)
             table.add_row(row.case, row.mode, row.side, *map(_short, (*times, row.memory, row.images)))
         table.add_section()
         best = max(row.times_best for row in group if row.side.startswith("ours"))

@@ -26,7 +26,7 @@ def tool():
 def test_ratios_are_those_of_medians():
     measured = {name: ([value, value, 9.0], math.nan) for name, value in zip(SIDES, (1.0, 2.0, 4.0, 3.0))}
     rows = benchmark.rows_of("case", "forward", measured, images=6)
-    assert [row.times_contiguous for row in rows] == [4, 2, 1, 4 / 3]
+    assert [row.times_authors for row in rows] == [4, 2, 1, 4 / 3]
     assert [row.times_best for row in rows] == [3, 1.5, 0.75, 1]
     assert [row.images for row in rows] == [6, 3, 1.5, 2]
     assert {row.slowest for row in rows} == {9}
@@ -65,14 +65,16 @@ def test_networks_run_in_every_mode_on_every_side():
 
     merged = []
 
-    def merge(model):
-        merged.append(model)
+    def merge(model, deep):
+        merged.append(deep)
         return model
 
-    groups = list(benchmark.networks(build, merge, ["a"], sizes=[8], batch=2, rounds=1))
-    assert [group[0].mode for group in groups] == ["inference", "merged", "training"]
-    assert [row.side for row in groups[0]] == SIDES
-    assert len(merged) == 1
-    sides = [("auto", False), ("auto", True), ("plain", False), ("plain", True)]
-    expected = [(mode, mode, *side) for mode in (False, False, True) for _ in range(2) for side in sides]
+    modes = ["inference", "merged", "deep", "training"]
+    groups = list(benchmark.networks(build, merge, lambda model: model, ["a"], [8], 2, modes, rounds=1))
+    assert [group[0].mode for group in groups] == modes
+    assert [row.side for row in groups[0]] == [*SIDES, benchmark.AUTHORS]
+    assert groups[0][-1].times_authors == 1
+    assert merged == [False, True]
+    sides = [("auto", False), ("auto", True), ("plain", False), ("plain", True), ("plain", False)]
+    expected = [(mode == modes[3], mode == modes[3], *side) for mode in modes for _ in range(2) for side in sides]
     assert seen == expected
