@@ -30,12 +30,14 @@ class RunReport(L.Callback):
 
     def __init__(self):
         self.start = 0.0
+        self.folder: str | None = None
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Start the clock."""
         self.start = time.perf_counter()
+        self.folder = trainer.log_dir  # asks all processes, so not later, where only the first is at work
 
     def state_dict(self) -> dict[str, Any]:
         """The best validation so far, so that a resumed run knows it."""
@@ -53,8 +55,8 @@ class RunReport(L.Callback):
         self.last = {"step": trainer.global_step, **task.results}
         if not self.best or self.last["summary"][figure] > self.best["summary"][figure]:
             self.best = self.last
-        if trainer.is_global_zero and trainer.log_dir:
-            write_json(Path(trainer.log_dir) / "metrics.json", self._figures(trainer))
+        if trainer.is_global_zero and self.folder:
+            write_json(Path(self.folder) / "metrics.json", self._figures(trainer))
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what is trained, and where its files will lie."""
@@ -63,7 +65,7 @@ class RunReport(L.Callback):
             parts = ", ".join(f"{name} {size / 1e6:.3g} M" for name, size in sizes.items() if size)
             device = device_name(trainer.strategy.root_device)
             Console(soft_wrap=True).print(
-                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {trainer.log_dir}"
+                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {self.folder}"
             )
             if any(isinstance(module, LargeKernelConv2d) for module in task.modules()):
                 Console(soft_wrap=True).print(notice(trainer.strategy.root_device), markup=False)
@@ -114,9 +116,8 @@ class RunReport(L.Callback):
             if path and Path(path).exists():
                 console.print(f"{name:<12} {os.path.relpath(path)}")
 
-    @staticmethod
-    def _files(trainer: L.Trainer) -> dict[str, str | None]:
-        folder = Path(trainer.log_dir or ".")
+    def _files(self, trainer: L.Trainer) -> dict[str, str | None]:
+        folder = Path(self.folder or ".")
         checkpoint = trainer.checkpoint_callback if trainer.state.fn == "fit" else None
         best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else None
         last = checkpoint.last_model_path if isinstance(checkpoint, ModelCheckpoint) else None

@@ -37,7 +37,9 @@ def learnable(targets: Sequence[dict[str, Tensor]], masks: bool) -> Targets:
     kept = []
     for target in targets:
         if masks and "masks" not in target:
-            raise InputError("the detector has mask heads but the targets no masks: give masks or leave out the heads")
+            raise InputError(
+                "the detector has mask heads but the targets no masks: set data.masks to true or leave out the heads"
+            )
         boxes = target["boxes"].as_subclass(Tensor).reshape(-1, 4).float()
         wanted = not_empty(boxes)
         if "iscrowd" in target:

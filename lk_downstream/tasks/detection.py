@@ -65,6 +65,9 @@ class Detection(Task):
         made = detector(backbone, num_classes=len(self.classes))
         for name, part in made.named_children():
             setattr(self, name, part)
+        for level in set(range(len(backbone.strides))) - set(made.neck.used):
+            for parameter in getattr(backbone, f"norm{backbone.levels[level]}", nn.Identity()).parameters():
+                parameter.requires_grad = False  # of a map that the neck leaves out: it would get no gradient
         self.__dict__["detector"] = made  # past nn.Module, which would save every parameter a second time
         self.kinds = ("bbox", "segm") if made.masks else ("bbox",)
         self.evaluation = evaluation

@@ -1,7 +1,6 @@
 """Annotation files of COCO's format: what is read, mended, left out and refused."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -201,7 +200,7 @@ def test_files_that_are_no_annotation_files(tmp_path, text, sentence):
     path.write_text(text)
     with pytest.raises(InputError, match=f"mine.json.*{sentence}"):
         read_index(path)
-    with pytest.raises(InputError, match="cannot read the annotation file .*absent.json"):
+    with pytest.raises(InputError, match=r"cannot read the annotation file .*absent\.json"):
         read_index(tmp_path / "absent.json")
 
 
@@ -222,13 +221,10 @@ def test_categories_without_parsing_the_rest(tmp_path):
     assert read_categories(path) == {3: "cat", 9: "dog"}
     path.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a", "more": [1]}]}))
     assert read_categories(path) == {1: "a"}  # nested: by parsing everything
-    assert re.search("twice", pytest.raises(InputError, read_categories, _twice(path)).value.args[0])
-
-
-def _twice(path):
     rows = [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]
     path.write_text(json.dumps({"images": [], "annotations": [], "categories": rows}))
-    return path
+    with pytest.raises(InputError, match="the category name a twice"):
+        read_categories(path)
 
 
 def test_items_are_what_torch_wants(generated):

@@ -101,7 +101,7 @@ def test_pictures_to_predict_on(root):
     assert len(batches) == 5
     assert batches[0]["target"][0].keys() == {"original_size"}
     assert batches[0]["size"].tolist() == [[80, 120]]
-    with pytest.raises(InputError, match="set data.predict"):
+    with pytest.raises(InputError, match=r"set data\.predict"):
         make(root).predict_dataloader()
 
 
@@ -114,7 +114,7 @@ def test_loaders_can_be_sent_to_spawned_processes(root):
 
 
 def test_wrong_scale(tmp_path):
-    with pytest.raises(InputError, match="data.scale"):
+    with pytest.raises(InputError, match=r"data\.scale"):
         make(tmp_path, scale=(0, 10))
 
 
@@ -130,7 +130,7 @@ def test_grouped_batches(world, repeat):
         shares = [list(sampler) for sampler in samplers]
         assert [len(share) for share in shares] == [len(sampler) for sampler in samplers]
         assert len(shares[0]) == 50 * repeat // (2 * world) * 2
-        used = sum(shares, [])
+        used = [index for share in shares for index in share]
         assert max(used.count(index) for index in set(used)) <= repeat
         assert 50 * repeat - len(used) < 2 * world
         mixed = 0
