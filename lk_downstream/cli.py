@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
+from lk_downstream.backbones import files
 from lk_downstream.callbacks import Checkpoints, RunProgress, RunReport
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError, explain
@@ -85,6 +86,13 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--print_groups", action="store_true", help="print the optimizer's groups and stop")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and look at the checkpoint before Lightning reads it."""
+        super().parse_arguments(parser, args)
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint and Path(checkpoint).is_file():
+            files.check_run(checkpoint)
 
     def before_instantiate_classes(self) -> None:
         """Give the task the classes of the data, and no weights to load where a checkpoint or others follow."""

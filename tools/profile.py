@@ -52,6 +52,6 @@ def main(args: list[str] | None = None) -> int:
 if __name__ == "__main__":
     sys.exit(main())
 elif __name__ == "profile":
-    # The standard library has a module of this name, which cProfile and so Lightning import; in a program of this folder
-    # they find this file in its place.
+    # The standard library has a module of this name, which cProfile and so Lightning import; programs in this folder
+    # find this file in its place.
     exec(compile((Path(sysconfig.get_path("stdlib")) / "profile.py").read_text(), "profile.py", "exec"))

@@ -85,6 +85,40 @@ def read(source: str | Path) -> dict[str, Any]:
         except InputError:
             path.unlink(missing_ok=True)  # a page or half a file would otherwise be found in its place for ever
             raise
+    path, safetensors = _checked(source)
+    try:
+        content = _read_safetensors(path) if safetensors else _read_pickle(path)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise _damaged(path, error) from error
+    if not isinstance(content, dict):
+        kind = "whole pickled object" if isinstance(content, _Inert) else type(content).__name__
+        raise InputError(f"{path} holds a {kind}, not a dictionary of tensors; save the model's state dict.")
+    return content
+
+
+def check_run(source: str | Path) -> None:
+    """Refuse, before Lightning reads it, what is no checkpoint of a run; no tensor is read and no code run.
+
+    Raises:
+        InputError: as :func:`read`, or other weights.
+    """
+    path, safetensors = _checked(source)
+    try:
+        found = pickles.Contents() if safetensors else pickles.contents(path)
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise _damaged(path, error) from error
+    _refuse_code(path, found)
+    # Settings in a checkpoint would overrule the command line's; this package saves none there.
+    if "pytorch-lightning_version" not in found.texts or "hyper_parameters" in found.texts:
+        raise InputError(
+            f"{path} is no checkpoint of a run of this package; published or converted weights go to --model.weights"
+        )
+
+
+def _checked(source: str | Path) -> tuple[Path, bool]:
+    """The path of a file that may hold weights, and whether in the format of safetensors."""
     path = Path(source).expanduser()
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the weight file in it.")
@@ -98,19 +132,22 @@ def read(source: str | Path) -> dict[str, Any]:
         )
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise InputError(f"{path} ends too early; download or copy it again.")
-    try:
-        content = _read_safetensors(path) if start[8:9] == b"{" else _read_pickle(path)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the readers raise
+    return path, start[8:9] == b"{"
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} cannot be read as weights ({_reason(error)}); it may be incomplete, or hold more than tensors: "
+        "download it again, or save only a state dict."
+    )
+
+
+def _refuse_code(path: Path, found: pickles.Contents) -> None:
+    if found.code:
         raise InputError(
-            f"{path} cannot be read as weights ({_reason(error)}); it may be incomplete, or hold more than tensors: "
-            "download it again, or save only a state dict."
-        ) from error
-    if not isinstance(content, dict):
-        kind = "whole pickled object" if isinstance(content, _Inert) else type(content).__name__
-        raise InputError(f"{path} holds a {kind}, not a dictionary of tensors; save the model's state dict.")
-    return content
+            f"{path} carries code (it would call {', '.join(found.code[:3])}), of which nothing was run; take a file "
+            "that holds only tensors and plain values, such as a saved state dict."
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -127,11 +164,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path) -> Any:
     found = pickles.contents(path)
-    if found.code:
-        raise InputError(
-            f"{path} carries code (it would call {', '.join(found.code[:3])}), of which nothing was run; take a file "
-            "that holds only tensors and plain values, such as a saved state dict."
-        )
+    _refuse_code(path, found)
     # torch.load itself refuses stand-ins for what it allows.
     names = found.named
     if zipfile.is_zipfile(path):

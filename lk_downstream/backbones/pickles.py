@@ -44,10 +44,12 @@ class Contents:
     Attributes:
         named: full names of its classes and functions, also as Python 3 calls them.
         called: full names of those that loading would call, ``UNKNOWN`` for anything else.
+        texts: its texts, among them the keys of dictionaries.
     """
 
     named: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
 
     @property
     def code(self) -> list[str]:
@@ -106,6 +108,8 @@ def _scan(file: IO[bytes], found: Contents) -> None:
                 position = -2 if name == "REDUCE" else len(stack) - stack[::-1].index(_MARK)
                 target = stack[position]
                 found.called.add(target if isinstance(target, _Name) else UNKNOWN)
+            if isinstance(argument, str):
+                found.texts.add(argument)
             _pop(opcode, stack)
             stack.extend([None] * len(opcode.stack_after))
 

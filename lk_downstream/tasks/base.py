@@ -122,6 +122,16 @@ class Task(L.LightningModule):
         schedule = self.schedule_factory(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model in a sentence."""
+        own, saved = ({k: v.shape for k, v in state.items()} for state in (self.state_dict(), checkpoint["state_dict"]))
+        wrong = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
+        if wrong:
+            raise InputError(
+                f"--ckpt_path: the checkpoint is of another model ({len(wrong)} of {len(own)} tensors differ, such as "
+                f"{wrong[0]}): give the config.yaml of its run as --config"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe, without the files that the run started from: a checkpoint is complete."""
         if self.recipe:

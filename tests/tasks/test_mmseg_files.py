@@ -242,9 +242,9 @@ def test_backbone_files_start_a_task_but_are_not_evaluated(form, folder, tmp_pat
     )
 
 
-def refused(folder, name, file):
+def refused(folder, name, file, option="--model.weights"):
     with pytest.raises(SystemExit) as stop:
-        main("validate", words(folder, name, "--model.weights", str(file)))
+        main("validate", words(folder, name, option, str(file)))
     assert str(stop.value).startswith("error: ")
     return str(stop.value)
 
@@ -275,7 +275,9 @@ def test_code_is_refused_and_not_run(kind, zipped, folder, tmp_path):
     content = own_checkpoint(segmentation("test_slak"))
     content["meta"] = kind(tmp_path / "made")
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-    assert "evil.pth carries code (it would call " in refused(folder, "test_slak", tmp_path / "evil.pth")
+    for option in ("--model.weights", "--ckpt_path"):
+        sentence = refused(folder, "test_slak", tmp_path / "evil.pth", option)
+        assert "evil.pth carries code (it would call " in sentence
     assert not (tmp_path / "made").exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)
     assert (tmp_path / "made").exists()  # the trap is real
@@ -299,6 +301,21 @@ def test_wrong_files_are_refused(folder, tmp_path):
     assert "text.pth cannot be read as weights" in refused(folder, "test_slak", tmp_path / "text.pth")
     assert "There is no weight file" in refused(folder, "test_slak", tmp_path / "nothing.pth")
     assert "there are no weights 'in1k_ade20k'" in refused(folder, "test_slak", "in1k_ade20k").lower()
+
+
+def test_wrong_checkpoints_to_resume_or_evaluate(folder, tmp_path):
+    content = own_checkpoint(segmentation("test_slak")) | {"pytorch-lightning_version": "2.6.0"}
+    torch.save(content, tmp_path / "run.ckpt")
+    assert "is of another model" in refused(folder, "test_replknet", tmp_path / "run.ckpt", "--ckpt_path")
+    (tmp_path / "half.ckpt").write_bytes((tmp_path / "run.ckpt").read_bytes()[:5000])
+    assert "half.ckpt ends too early" in refused(folder, "test_slak", tmp_path / "half.ckpt", "--ckpt_path")
+    torch.save(to_mmseg(content), tmp_path / "mmseg.pth")
+    sentence = refused(folder, "test_slak", tmp_path / "mmseg.pth", "--ckpt_path")
+    assert (
+        "mmseg.pth is no checkpoint of a run of this package; published or converted weights go to --model.weights"
+        in sentence
+    )
+    main("validate", words(folder, "test_slak", "--ckpt_path", str(tmp_path / "run.ckpt")))
 
 
 def test_the_tool(tmp_path, monkeypatch, capsys):
