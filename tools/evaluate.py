@@ -4,7 +4,10 @@ An existing results file in COCO's format: ``python tools/evaluate.py --results 
 """
 
 import argparse
+import os
 import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch: its threads do not spin where cores are shared
 
 from lk_downstream.cli import main
 
