@@ -32,7 +32,7 @@ def load_task(path: str | os.PathLike) -> Task:
         raise InputError(f"{path} holds no recipe: it is no checkpoint of this package's command line")
     for name in _class_paths(recipe):
         if not name.startswith(TRUSTED):
-            raise InputError(f"{path} names the class {name}, which is not this package's; use its config and --ckpt_path")
+            raise InputError(f"{path} names {name}, a class of another package; use its config and --ckpt_path")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Task, "task")
     task = parser.instantiate_classes(parser.parse_object({"task": recipe})).task
