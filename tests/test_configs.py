@@ -30,7 +30,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def own_pictures(root):
     """Generated pictures and masks in the layout of SegmentationFolder."""
-    write_cityscapes(root.with_name("streets"), Synthetic(train=4, val=2, size=(48, 64)))
+    write_cityscapes(root.with_name("streets"), Synthetic(train=4, val=1, size=(48, 64)))
     for split in ("train", "val"):
         for kind, tree in (("images", "leftImg8bit"), ("annotations", "gtFine")):
             folder = root / kind / split
@@ -63,7 +63,6 @@ def test_two_steps_and_one_picture(path, tmp_path, capsys):
         "trainer.precision": "32-true",
         "trainer.max_steps": 2,
         "trainer.val_check_interval": 2,
-        "trainer.limit_val_batches": 1,
         "trainer.num_sanity_val_steps": 0,
         "trainer.log_every_n_steps": 1,
         "checkpoint.save_top_k": 0,
@@ -72,7 +71,7 @@ def test_two_steps_and_one_picture(path, tmp_path, capsys):
         "model.auxiliary_head.channels": 8,
         "model.inference.scale": [96, 48],
         "data.dataset.root": tmp_path / "data",
-        "data.synthetic": {"train": 4, "val": 2, "size": [48, 64]},
+        "data.synthetic": {"train": 4, "val": 1, "size": [48, 64]},
         "data.batch_size": 2,
         "data.crop_size": 49 if "align_corners" in str(model.get("head")) else 48,
         "data.scale": [96, 48],

@@ -31,7 +31,7 @@ def test_what_is_not_the_users_mistake_is_left_alone():
     [
         ("unrecognized arguments: --trainer.max_stps 3", "--trainer.max_stps; did you mean 'trainer.max_steps'?"),
         ("unrecognized arguments: --modl.x=3", "no option --modl.x; did you mean 'model'?"),
-        ('Parser key "config": File does not exist: \'x.yaml\'', "File does not exist: 'x.yaml'"),
+        ("Parser key \"config\": File does not exist: 'x.yaml'", "File does not exist: 'x.yaml'"),
     ],
 )
 def test_the_root_of_a_parser_error(text, words):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.pictures import Pictures
+from lk_downstream.callbacks.pictures import Pictures, write_picture
+from lk_downstream.callbacks.report import write_json
+from lk_downstream.metrics import encode_masks
 
 
 class Objects(NamedTuple):
@@ -37,23 +42,89 @@ class DetectionPictures(Pictures):
 
     def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[tuple[str, Tensor, Objects, Objects]]:
         """Name, picture at its original size, truth and prediction."""
-        rows = zip(batch["name"], batch["image"], batch["size"].tolist(), batch["target"], outputs["prediction"])
-        for name, image, (height, width), target, found in rows:
-            original = tuple(target["original_size"].tolist())
-            picture = torch.nn.functional.interpolate(
-                image[None, :, :height, :width].cpu().float(), original, mode="bilinear", antialias=True
-            )[0]
-            back = torch.tensor([original[1] / width, original[0] / height] * 2)
+        rows = zip(batch["name"], _originals(batch), batch["size"].tolist(), batch["target"], outputs["prediction"])
+        for name, image, size, target, found in rows:
+            height, width = image.shape[-2:]
+            back = torch.tensor([width / size[1], height / size[0]] * 2)
             objects = ~target["iscrowd"].cpu()
             truth = Objects(target["boxes"].cpu()[objects] * back, target["labels"].cpu()[objects])
-            shown = (found["scores"] >= self.score).nonzero().squeeze(1)[: self.most]
-            kept = {key: found[key][shown].cpu() for key in Objects._fields if key in found}
-            yield name, picture.round().byte(), truth, Objects(**kept)
+            yield name, image, truth, best(found, self.score, self.most)
 
     def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
         """See :func:`detection_grid`."""
         heading = f"prediction, scores from {self.score:g}"
         return detection_grid(samples, trainer.datamodule.palette, task.classes, heading)
+
+
+class DetectionFiles(L.Callback):
+    """Writes the detections of each picture, and the picture with the best of them, to the run's folder.
+
+    ``detections/NAME.json`` is a list of objects, best first, with ``class``, ``score``, ``bbox`` (x, y, width, height
+    in pixels of the original) and, of detectors with masks, ``segmentation`` (COCO's compressed run lengths).
+    ``pictures/NAME.png`` is for looking at.
+
+    Args:
+        score: Detections of a lower score are not drawn.
+        most: Only so many of the best detections of a picture are drawn.
+    """
+
+    def __init__(self, score: float = 0.3, most: int = 100):
+        self.score, self.most = score, most
+        self.folder = Path()
+        self.written = 0
+
+    def on_predict_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Find the folder, which all processes agree on."""
+        self.folder, self.written = Path(trainer.log_dir or trainer.default_root_dir), 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: list[dict[str, Tensor]],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the files of a batch."""
+        colours = np.asarray(trainer.datamodule.palette) / 255
+        for name, image, found in zip(batch["name"], _originals(batch), outputs):
+            write_json(self.folder / "detections" / f"{name}.json", _rows(found, task.classes))
+            picture = detection_picture(image, best(found, self.score, self.most), colours, task.classes)
+            write_picture(self.folder / "pictures" / f"{name}.png", picture)
+            self.written += 1
+
+    def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Say where the files lie."""
+        if not trainer.is_global_zero or not self.written:
+            return
+        console = Console(soft_wrap=True)
+        others = " by this process" if trainer.world_size > 1 else ""
+        console.print(f"{self.written} picture{'s' if self.written > 1 else ''} predicted{others}")
+        for kind in ("detections", "pictures"):
+            console.print(f"{kind:<12} {os.path.relpath(self.folder / kind)}")
+
+
+def best(found: dict[str, Tensor], score: float, most: int) -> Objects:
+    """The detections from a score on, on the CPU."""
+    shown = (found["scores"] >= score).nonzero().squeeze(1)[:most]
+    return Objects(**{key: found[key][shown].cpu() for key in Objects._fields if key in found})
+
+
+def detection_picture(image: Tensor, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """A picture uint8 (3, H, W) with its objects, as uint8 (height, width, 3), at least 800 pixels wide."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = image.shape[-2:]
+    dots = 100 * max(1.0, 800 / width)
+    figure = Figure((width / 100, height / 100), dpi=dots)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def detection_grid(
@@ -129,3 +200,20 @@ def _draw(axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, c
         )
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
+
+
+def _originals(batch: dict[str, Any]) -> Iterable[Tensor]:
+    """The pictures of a batch, without padding, at their original size: uint8 (3, H, W) on the CPU."""
+    for image, (height, width), target in zip(batch["image"], batch["size"].tolist(), batch["target"]):
+        picture = image[None, :, :height, :width].cpu().float()
+        size = tuple(target["original_size"].tolist())
+        yield torch.nn.functional.interpolate(picture, size, mode="bilinear", antialias=True)[0].round().byte()
+
+
+def _rows(found: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    codes = encode_masks(found["masks"]) if "masks" in found else [None] * len(found["scores"])
+    rows = []
+    for (x1, y1, x2, y2), label, score, code in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), codes):
+        row = {"class": classes[label], "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        rows.append(row if code is None else {**row, "segmentation": code})
+    return rows

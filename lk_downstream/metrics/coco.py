@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 from torch import Tensor
 
+from lk_downstream.data.coco_index import run_lengths
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco_scoring import Results, curves
 
@@ -183,6 +184,8 @@ def score_file(
         raise InputError(f"{results}: not a list of results, but {type(rows).__name__}")
     if kind is None:
         kind = "segm" if rows and isinstance(rows[0], dict) and "segmentation" in rows[0] else "bbox"
+    if kind == "segm":
+        _check_codes(coco, annotations)
     for i, row in enumerate(rows):
         fault = _fault(row, kind, coco)
         if fault:
@@ -247,6 +250,8 @@ class CocoEvaluator:
         unknown = sorted(set(self.category_ids) - self.coco.cats.keys())
         if unknown:
             raise InputError(f"category ids {unknown} are not in the annotations, which have {sorted(self.coco.cats)}")
+        if "segm" in self.kinds:
+            _check_codes(self.coco, "the annotations" if isinstance(annotations, dict) else annotations)
         self._categories = np.array(self.category_ids, dtype=np.int64)
         self.reset()
 
@@ -356,9 +361,28 @@ def _fault(row: Any, kind: Kind, coco: Any) -> str:
             return f"has {key} {row[key]}, which the annotations do not have: use those the results were made for"
     if kind == "segm":
         image, code = coco.imgs[row["image_id"]], row["segmentation"]
-        if not isinstance(code, dict) or list(code.get("size", ())) != [image["height"], image["width"]]:
+        if not isinstance(code, dict) or _broken(code, image["height"], image["width"]):
             return f"has no run-length coded mask of the size of its image {row['image_id']}"
     return ""
+
+
+def _check_codes(coco: Any, name: str | Path) -> None:
+    """Refuse broken run lengths, which pycocotools would read beyond their end."""
+    for annotation in coco.dataset["annotations"]:
+        image, code = coco.imgs.get(annotation["image_id"]), annotation.get("segmentation")
+        if image and isinstance(code, dict) and _broken(code, image["height"], image["width"]):
+            raise InputError(
+                f"{name}: annotation {annotation['id']} has broken run lengths: they do not fill its picture"
+            )
+
+
+def _broken(code: dict[str, Any], height: int, width: int) -> bool:
+    counts = code.get("counts")
+    try:
+        runs = counts if isinstance(counts, list) else run_lengths(counts)
+        return list(code["size"]) != [height, width] or min(runs) < 0 or sum(runs) != height * width
+    except (KeyError, TypeError, ValueError):
+        return True
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
-from lk_downstream.callbacks import DetectionPictures
+from lk_downstream.callbacks import DetectionFiles, DetectionPictures
 from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
@@ -74,8 +74,8 @@ class Detection(Task):
         self.evaluator: CocoEvaluator | None = None
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Pictures of the predictions."""
-        return [DetectionPictures()]
+        """Pictures of the predictions, and files when it is for them."""
+        return [DetectionPictures(), DetectionFiles()]
 
     def forward(self, inputs: Tensor, sizes: Tensor) -> Detections:
         """Normalised, padded pictures (N, 3, H, W) and their sizes (N, 2) -> detections, see :class:`Detector`."""

@@ -328,6 +328,25 @@ def test_bad_result_files(files, tmp_path, rows, message):
         score_file(files[0], path)
 
 
+@pytest.mark.parametrize("code", ["abc", [3, -3, 100], None])
+def test_broken_run_lengths_are_named(tmp_path, code):
+    content, _ = scene()
+    image = content["images"][0]
+    broken = {"size": [image["height"], image["width"]], "counts": code}
+    content["annotations"][0]["segmentation"] = broken
+    content["annotations"][0]["image_id"] = image["id"]
+    CocoEvaluator(content)  # boxes do not need it
+    with pytest.raises(InputError, match="annotation 1 has broken run lengths"):
+        CocoEvaluator(content, kinds=("segm",))
+    content, _ = scene()
+    truth, results = tmp_path / "truth.json", tmp_path / "results.json"
+    truth.write_text(json.dumps(content))
+    row = {"image_id": image["id"], "category_id": 1, "score": 0.5, "segmentation": broken}
+    results.write_text(json.dumps([row]))
+    with pytest.raises(InputError, match="row 0 has no run-length coded mask of the size"):
+        score_file(truth, results)
+
+
 def test_other_mistakes_are_named(files):
     path, predictions = files
     with pytest.raises(InputError, match="image 5"):
