@@ -1,5 +1,6 @@
-"""What happens beside the training: reports and pictures."""
+"""What happens beside the training: averaging of weights, checkpoints, reports and pictures."""
 
+from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import Checkpoints
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.pictures import SegmentationPictures
@@ -8,6 +9,7 @@ from lk_downstream.callbacks.progress import RunProgress
 from lk_downstream.callbacks.report import RunReport
 
 __all__ = [
+    "AveragedWeights",
     "Checkpoints",
     "DetectionFiles",
     "DetectionPictures",

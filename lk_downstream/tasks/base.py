@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lk_downstream.backbones import Backbone
 from lk_downstream.backbones.weights import load_weights
+from lk_downstream.callbacks.averaging import keep_average, resume_plain
 from lk_downstream.errors import InputError
 from lk_downstream.optim import ParameterGroups
 
@@ -124,6 +125,7 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model in a sentence."""
+        resume_plain(self.trainer, checkpoint)
         own, saved = ({k: v.shape for k, v in state.items()} for state in (self.state_dict(), checkpoint["state_dict"]))
         wrong = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
         if wrong:
@@ -134,6 +136,7 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe, without the files that the run started from: a checkpoint is complete."""
+        keep_average(self.trainer, self, checkpoint)
         if self.recipe:
             recipe = copy.deepcopy(self.recipe)
             recipe["init_args"]["weights"] = None
