@@ -1,6 +1,7 @@
 """Every file of configs/: instantiated at its own size, and each segmentation run for two steps and one picture."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,22 @@ def test_published_recipe(stem, monkeypatch):
         key for key in task.backbone.state_dict() if ".norm.weight" in key and key.startswith("body.stages.0.norm")
     ]
     assert len(norms) == half
+
+
+MULTI_SCALE = [path for path in CONFIGS if "multi-scale" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", MULTI_SCALE, ids=lambda path: path.stem)
+def test_the_multi_scale_rule_of_the_first_lines(path, capsys):
+    value = re.search(r"--model.inference (.*)", path.read_text())[1].strip("'")
+    with pytest.raises(SystemExit):
+        main("validate", ["--config", str(path), "--model.inference", value, "--print_config"])
+    inference = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["inference"]
+    assert inference["class_path"].endswith(".MultiScale")
+    # ConvNeXt's are of whole pictures; RepLKNet's by the rule of the single-scale figure (recipes of the authors).
+    rule, single = inference["init_args"]["rule"], CONTENT[path.stem]["model"]["init_args"]["inference"]
+    kind, options = ("Whole", {}) if rule is None else (rule["class_path"].split(".")[-1], rule["init_args"])
+    assert kind == ("Whole" if "convnext" in path.stem else single["class_path"])
+    single = single.get("init_args", {})
+    assert list(options.get("scale", [2048, 512])) == single.get("scale", [2048, 512])
+    assert kind == "Whole" or options["crop"] == single["crop"]
