@@ -27,8 +27,8 @@ class AveragedWeights(WeightAveraging):
     Lightning's callback does the averaging, the exchange and most of the checkpoint. Otherwise here: the average starts
     once the weights are loaded and on their device (Lightning copies the task before both, and its average is on the
     CPU and discards the first weights); whole numbers are copied, not averaged (which changes constant ones by
-    rounding down); the plain weights are in the last checkpoint too, and the average also in one without the rest and
-    in one written during a validation; processes agree on the batch statistics that they evaluate.
+    rounding down); the plain weights are in the last checkpoint too, and the average also in one of weights alone and
+    in one written during a validation.
 
     Args:
         decay: Share of the average that a step keeps; 0.9999 in the papers, less for runs of few steps: the start
@@ -67,9 +67,6 @@ class AveragedWeights(WeightAveraging):
     def on_validation_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Give the task the average."""
         if self._average_model is not None:
-            if trainer.world_size > 1:  # statistics of batch norms that are not synchronised
-                for buffer in self._average_model.module.buffers():
-                    torch.distributed.broadcast(buffer, 0)
             self._exchange(task)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
