@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import functools
 import gc
 import math
 import statistics
@@ -29,6 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTHORS = "authors, contiguous"  # networks as their authors have them, see `networks`
 CONTIGUOUS = "plain, contiguous"  # what that comes to for a single layer
+FFT = "FFT, contiguous"
 
 
 @dataclass
@@ -38,11 +40,12 @@ class Row:
     Attributes:
         case: the shape or the network.
         mode: ``forward``, ``forward+backward``, ``inference``, ``merged``, ``deep`` or ``training``.
-        side: ``ours``, ``plain`` (PyTorch's operator) or ``authors``, and the layout of the maps.
+        side: ``ours``, ``plain`` (PyTorch's operator), ``FFT`` (a product of spectra) or ``authors``, and the layout of
+            the maps.
         seconds: median over the rounds.
         slowest: largest over the rounds, for the spread.
         times_authors: the median of the authors' form, for layers of plain PyTorch in the contiguous layout, over this.
-        times_best: the median of plain PyTorch in its better layout over this one.
+        times_best: the median of plain PyTorch in its better layout, or of FFT if that is less, over this one.
         memory: peak MiB on the GPU; not a number on the CPU.
         images: images a second, for networks.
     """
@@ -81,7 +84,7 @@ def measure(sides: dict[str, Callable[[], object]], rounds: int, device: torch.d
 def rows_of(case: str, mode: str, measured: dict[str, tuple[list, float]], images: int = 0) -> list[Row]:
     """The rows of one case."""
     medians = {name: statistics.median(taken) for name, (taken, _) in measured.items()}
-    best = min(median for name, median in medians.items() if name.startswith("plain"))
+    best = min(median for name, median in medians.items() if name.startswith(("plain", "FFT")))
     authors = medians.get(AUTHORS, medians.get(CONTIGUOUS, math.nan))
     return [
         Row(
@@ -157,6 +160,8 @@ def layers(
                     for prefix, operator in (("ours", depthwise_conv2d), ("plain", plain_conv2d))
                     for name, layout in LAYOUTS.items()
                 }
+                by_fft = functools.partial(depthwise_conv2d, backend="fft")
+                sides[FFT] = functools.partial(run, by_fft, torch.contiguous_format)
                 if not contiguous:
                     del sides[CONTIGUOUS]
                 case = f"{depth} x {kernel}x{kernel}, ({batch}, {channels}, {size}, {size})"
