@@ -1,20 +1,25 @@
-"""What happens beside the training: averaging of weights, checkpoints, reports and pictures."""
+"""What happens beside the training: averaging of weights, sparsity, checkpoints, reports and pictures."""
 
 from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import Checkpoints
+from lk_downstream.callbacks.curves import Curves, plot_run
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
 from lk_downstream.callbacks.progress import RunProgress
 from lk_downstream.callbacks.report import RunReport
+from lk_downstream.callbacks.sparsity import DynamicSparsity
 
 __all__ = [
     "AveragedWeights",
     "Checkpoints",
+    "Curves",
     "DetectionFiles",
     "DetectionPictures",
+    "DynamicSparsity",
     "RunProgress",
     "RunReport",
     "SegmentationFiles",
     "SegmentationPictures",
+    "plot_run",
 ]

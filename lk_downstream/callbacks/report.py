@@ -10,21 +10,39 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from lk_downstream.ops import LargeKernelConv2d, notice
 
 
+class Section(NamedTuple):
+    """What a callback adds to the report of a run."""
+
+    name: str  # its key in metrics.json
+    figures: dict[str, Any]  # what stands there, plain data
+    shown: list[RenderableType]  # what is printed
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A callback that adds a section to the report."""
+
+    def report_section(self, task: L.LightningModule) -> Section | None:
+        """The section as it is now; None: nothing to say."""
+        ...
+
+
 class RunReport(L.Callback):
     """Prints a table and the main figures when a run ends, and writes them to ``metrics.json``.
 
-    Reads ``results`` and ``monitor`` of the task (:class:`lk_downstream.tasks.Task`) and knows no task in particular.
+    Reads ``results`` and ``monitor`` of the task (:class:`lk_downstream.tasks.Task`) and the sections of callbacks
+    (:class:`Reporting`), and knows none in particular.
     ``metrics.json`` is written after every validation, complete or not at all, so a killed run has its last one.
     """
 
@@ -56,7 +74,7 @@ class RunReport(L.Callback):
         if not self.best or self.last["summary"][figure] > self.best["summary"][figure]:
             self.best = self.last
         if trainer.is_global_zero and self.folder:
-            write_json(Path(self.folder) / "metrics.json", self._figures(trainer))
+            write_json(Path(self.folder) / "metrics.json", self._figures(trainer, task))
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what is trained, and where its files will lie."""
@@ -86,7 +104,7 @@ class RunReport(L.Callback):
         if folder and trainer.is_global_zero and trainer.global_step == 0 and not self.last:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _figures(self, trainer: L.Trainer) -> dict[str, Any]:
+    def _figures(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
         return {
             "best": self.best,
             "last": self.last,
@@ -94,6 +112,7 @@ class RunReport(L.Callback):
             "peak_memory_gib": round(peak_memory(trainer.strategy.root_device), 2),
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
+            **{section.name: section.figures for section in _sections(trainer, task)},
         }
 
     def _print(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -108,7 +127,9 @@ class RunReport(L.Callback):
             fitted = f" (best, step {best['step']}; last {_show(self.last['summary'][figure])})"
             note = fitted if trainer.state.fn == "fit" else ""
             console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]  {others}{note}")
-        figures = self._figures(trainer)
+        for section in _sections(trainer, task):
+            console.print(*section.shown, sep="\n")
+        figures = self._figures(trainer, task)
         console.print(
             f"{_duration(figures['seconds'])}, peak memory {figures['peak_memory_gib']:.1f} GiB on {figures['device']}"
         )
@@ -122,11 +143,17 @@ class RunReport(L.Callback):
         best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else None
         last = checkpoint.last_model_path if isinstance(checkpoint, ModelCheckpoint) else None
         names = {"config": "config.yaml", "metrics": "metrics.json", "pictures": "predictions.png"}
+        names |= {"curves": "curves.png", "calibration": "reliability.png", "confusions": "confusions.png"}
         return {
             "checkpoint": best or None,
             "last": last or None,
             **{name: str(folder / file) for name, file in names.items()},
         }
+
+
+def _sections(trainer: L.Trainer, task: L.LightningModule) -> list[Section]:
+    sections = [callback.report_section(task) for callback in trainer.callbacks if isinstance(callback, Reporting)]
+    return [section for section in sections if section is not None]
 
 
 def class_table(columns: dict[str, list]) -> Table:
