@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
 from lk_downstream.backbones import files
-from lk_downstream.callbacks import Checkpoints, RunProgress, RunReport
+from lk_downstream.callbacks import Checkpoints, Curves, RunProgress, RunReport
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError, explain
 from lk_downstream.optim import groups_table
@@ -125,7 +125,7 @@ class CLI(LightningCLI):
         """The trainer, with the run's folder; intervals of validation count optimizer steps."""
         options = self._get(self.config_init, "trainer")
         training = self.subcommand == "fit"
-        own = [RunProgress(), RunReport(), *([LearningRateMonitor("step")] if training else [])]
+        own = [*([LearningRateMonitor("step"), Curves()] if training else []), RunProgress(), RunReport()]
         kwargs["callbacks"] = [*(options.get("callbacks") or []), *own]
         interval = options.get("val_check_interval")
         if isinstance(interval, int):

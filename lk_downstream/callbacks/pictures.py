@@ -93,7 +93,6 @@ def segmentation_grid(
     Returns:
         uint8 (height, width, 3).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -116,6 +115,13 @@ def segmentation_grid(
     found = torch.cat([mask.flatten() for sample in samples for mask in sample[2:]]).unique().tolist()
     handles = [Patch(color=colours[index] / 255, label=classes[index]) for index in found if index < len(classes)]
     figure.legend(handles=handles[:24], loc="outside lower center", ncols=min(len(handles), 4 * per_row), fontsize=8)
+    return rendered(figure)
+
+
+def rendered(figure: Any) -> np.ndarray:
+    """A figure of matplotlib as uint8 (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
