@@ -15,35 +15,41 @@ ACCURACY, GAP, COUNT = "#1f4e79", "#c8553d", "#9db8d2"
 
 
 class ClassificationPlots(L.Callback):
-    """Draws ``reliability.png`` and ``confusions.png`` in the run's folder at each validation."""
+    """Draws ``reliability.png`` and ``confusions.png`` in the run's folder at each validation.
+
+    Reads ``calibration`` and ``confused`` in ``results`` of the task, as of
+    :class:`lk_downstream.tasks.Classification`.
+    """
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Draw what the task has counted."""
         folder = trainer.log_dir  # asks all processes
         if not folder or not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:
             return
-        bins = (task.figures[name].cpu().numpy() for name in ("bin_count", "bin_confidence", "bin_accuracy"))
-        write_picture(Path(folder) / "reliability.png", reliability_diagram(*bins))
-        if task.confusions:
-            write_picture(Path(folder) / "confusions.png", draw_pairs(task.confusions))
+        if bins := task.results.get("calibration"):
+            picture = reliability_diagram(bins["count"], bins["confidence"], bins["accuracy"])
+            write_picture(Path(folder) / "reliability.png", picture)
+        if pairs := task.results.get("confused"):
+            write_picture(Path(folder) / "confusions.png", draw_pairs(pairs))
 
 
-def calibration_error(counts: np.ndarray, confidences: np.ndarray, accuracies: np.ndarray) -> float:
+def calibration_error(counts: Sequence[int], confidences: Sequence[float], accuracies: Sequence[float]) -> float:
     """Expected calibration error, of the arrays of :func:`reliability_diagram`; NaN without pictures."""
+    counts, confidences, accuracies = (np.asarray(values, np.float64) for values in (counts, confidences, accuracies))
     filled = counts > 0
     if not filled.any():
         return float("nan")
     return float(np.average(np.abs(accuracies - confidences)[filled], weights=counts[filled]))
 
 
-def reliability_diagram(counts: np.ndarray, confidences: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
+def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], accuracies: Sequence[float]) -> np.ndarray:
     """Accuracy over confidence in bins of equal width from 0 to 1, over a histogram of the confidences.
 
     The diagram and the error of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 
     Args:
         counts: Pictures in each bin.
-        confidences: Mean confidence of the pictures in each bin, a fraction of 1; any value where there are none.
+        confidences: Mean confidence of the pictures in each bin, a fraction of 1; NaN where there are none.
         accuracies: Share of the pictures in each bin whose predicted class is right; likewise.
 
     Returns:
