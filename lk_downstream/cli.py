@@ -107,6 +107,8 @@ class CLI(LightningCLI):
         parser.add_subclass_arguments(DataModule, "data")
         data = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
         config.model.init_args.classes = tuple(data.classes)
+        if "num_classes" in config.model.init_args.backbone.init_args:  # of a classifier
+            config.model.init_args.backbone.init_args.num_classes = len(data.classes)
         if self.subcommand == "predict":
             if not config.get("ckpt_path") and not config.model.init_args.get("weights"):
                 raise InputError("prediction needs a trained model: give --ckpt_path FILE or --model.weights FILE")

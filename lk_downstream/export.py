@@ -25,7 +25,7 @@ from lk_downstream.backbones import load_weights, registry, reparameterize
 from lk_downstream.detectors import Detector, FCOSHead, OneStageDetector
 from lk_downstream.detectors.boxes import from_distances
 from lk_downstream.errors import InputError, near_names
-from lk_downstream.tasks import Segmentation, Task
+from lk_downstream.tasks import Classification, Segmentation, Task
 
 FORMATS = ("onnx", "pt2")
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -61,11 +61,14 @@ class Network(nn.Module):
 
 
 class Classifier(Network):
-    """Logits (N, classes) by a model of timm's kind. Resizing and cropping are left to the caller."""
+    """Logits (N, classes) by a task, or a model of timm's kind. Resizing and cropping are left to the caller."""
 
     def __init__(self, model: nn.Module):
-        config = model.pretrained_cfg
-        super().__init__(config["mean"], config["std"])
+        if isinstance(model, Classification):
+            mean, std, model = model.backbone.mean, model.backbone.std, model.backbone.body
+        else:
+            mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
+        super().__init__(mean, std)
         self.model = model
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -122,6 +125,8 @@ def network(model: nn.Module) -> Network:
     """
     if isinstance(model, Segmentation):
         return Segmenter(model)
+    if isinstance(model, Classification):
+        return Classifier(model)
     detector = getattr(model, "detector", model)  # of the detection task, or given as it is
     if isinstance(detector, OneStageDetector):
         return Points(detector)

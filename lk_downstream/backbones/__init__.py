@@ -1,9 +1,18 @@
 """RepLKNet and SLaK as timm models, any hierarchical timm model as a multi-scale extractor, and their weights."""
 
 from lk_downstream.backbones import convnext_isotropic, replknet, slak  # noqa: F401 (registers the models with timm)
+from lk_downstream.backbones.classifier import Classifier, create_classifier
 from lk_downstream.backbones.extractor import Backbone
 from lk_downstream.backbones.factory import create_backbone
 from lk_downstream.backbones.reparam import reparameterize
 from lk_downstream.backbones.weights import LoadReport, load_weights
 
-__all__ = ["Backbone", "LoadReport", "create_backbone", "load_weights", "reparameterize"]
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "LoadReport",
+    "create_backbone",
+    "create_classifier",
+    "load_weights",
+    "reparameterize",
+]

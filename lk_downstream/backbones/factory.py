@@ -50,43 +50,42 @@ def create_backbone(
         InputError: the model or its weights are unknown, it lacks a level, or does not take an argument.
     """
     levels = _checked_levels(out_indices)
-    _check_name(name)
-    source = _weights_source(name, weights)
+    check_name(name)
+    source = weights_source(name, weights)
     arguments = {**overrides, "drop_path_rate": drop_path_rate} if drop_path_rate else overrides
     arguments = {**_DOWNSTREAM.get(name, {}), **arguments}
-    model = _create_model(name, arguments)
+    model = create_model(name, arguments)
     if "strict_img_size" in inspect.signature(type(model).__init__).parameters:
         # Swin and its like otherwise take images of one size only.
         arguments = {"strict_img_size": False, **arguments}
-        model = _create_model(name, arguments)
+        model = create_model(name, arguments)
     indices = _level_indices(model, name, levels)
     channels = [model.feature_info[index]["num_chs"] for index in indices]
-    if isinstance(source, _TimmTag):
+    if isinstance(source, TimmTag):
         arguments = {**arguments, "pretrained": True, "pretrained_cfg": source}
-        model = _create_model(name, arguments)
+        model = create_model(name, arguments)
     elif isinstance(model, (ConvNeXt, SLaK)) and "ls_init_value" not in arguments:
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith(".gamma"):
                 nn.init.ones_(parameter)
-    statistics = source if isinstance(source, registry.Weights) else SimpleNamespace(**model.pretrained_cfg)
-    mean, std = (_per_channel(values, arguments) for values in (statistics.mean, statistics.std))
+    mean, std = statistics(source if isinstance(source, registry.Weights) else None, model, arguments)
     if hasattr(model, "prune_intermediate_layers"):
         indices = model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     else:
-        model = _create_model(name, {**arguments, "features_only": True, "out_indices": tuple(indices)})
+        model = create_model(name, {**arguments, "features_only": True, "out_indices": tuple(indices)})
     if grad_checkpointing:
-        _set_grad_checkpointing(model, name)
+        set_grad_checkpointing(model, name)
     backbone = Backbone(model, name, levels, indices, channels, mean, std)
-    if source and not isinstance(source, _TimmTag):
+    if source and not isinstance(source, TimmTag):
         load_weights(backbone, source.url if isinstance(source, registry.Weights) else source)
     return backbone
 
 
-class _TimmTag(str):
+class TimmTag(str):
     """The tag of weights that timm loads itself."""
 
 
-def _weights_source(name: str, weights: str | None) -> registry.Weights | _TimmTag | str | None:
+def weights_source(name: str, weights: str | None) -> registry.Weights | TimmTag | str | None:
     """What ``weights`` means for the model ``name``: published weights, timm's, a path or address, or nothing."""
     if not weights or weights in ("none", "None"):  # jsonargparse makes 'None' of a null on the command line
         return None
@@ -94,7 +93,7 @@ def _weights_source(name: str, weights: str | None) -> registry.Weights | _TimmT
     if published := registry.find(name, weights):
         return published
     if f"{name}.{weights}" in timm.list_pretrained(f"{name}.*"):
-        return _TimmTag(weights)
+        return TimmTag(weights)
     if files.looks_like_a_file(weights):
         return weights
     raise registry.unknown(name, weights, [tag.split(".", 1)[1] for tag in timm.list_pretrained(f"{name}.*")])
@@ -109,7 +108,8 @@ def _checked_levels(out_indices: Sequence[int]) -> tuple[int, ...]:
     return levels
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what is no model of timm's registry."""
     if "." in name and timm.is_model(name.split(".")[0]):
         model, tag = name.split(".", 1)
         raise InputError(f"Give the model and its weights as two options: name {model!r} and weights {tag!r}.")
@@ -117,7 +117,7 @@ def _check_name(name: str) -> None:
         raise InputError(f"There is no model named {name!r}{near_names(name, timm.list_models())}.")
 
 
-def _create_model(name: str, arguments: dict[str, Any]) -> nn.Module:
+def create_model(name: str, arguments: dict[str, Any]) -> nn.Module:
     """The timm model ``name``, or an error that says which arguments it does not take."""
     try:
         return timm.create_model(name, **arguments)
@@ -139,11 +139,20 @@ def _level_indices(model: nn.Module, name: str, levels: Sequence[int]) -> list[i
     return [by_stride[STRIDES[level]] for level in levels]
 
 
-def _set_grad_checkpointing(model: nn.Module, name: str) -> None:
+def set_grad_checkpointing(model: nn.Module, name: str) -> None:
+    """Recompute activations in the backward pass, or an error for a model that cannot."""
     try:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise InputError(f"Model {name!r} does not support grad_checkpointing; leave it off.") from error
+
+
+def statistics(
+    published: registry.Weights | None, model: nn.Module, arguments: dict[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std that go with published weights, or with the model, for each of its input channels."""
+    source = published or SimpleNamespace(**model.pretrained_cfg)
+    return _per_channel(source.mean, arguments), _per_channel(source.std, arguments)
 
 
 def _per_channel(statistic: Sequence[float], arguments: dict[str, Any]) -> tuple[float, ...]:

@@ -72,8 +72,8 @@ def load_weights(
     for another number of channels is adapted as timm adapts it.
 
     Args:
-        model: a timm classifier, a :class:`Backbone`, or a task, which has a ``backbone`` and may have a ``head`` and
-            an ``auxiliary_head`` (mmsegmentation's decode_head and auxiliary_head).
+        model: a timm classifier, a :class:`Classifier`, a :class:`Backbone`, or a task, which has a ``backbone`` and
+            may have a ``head`` and an ``auxiliary_head`` (mmsegmentation's decode_head and auxiliary_head).
         source: path, address, name of published weights (``in1k``, or ``convnext_tiny.in1k`` where the model has no
             name), or a state dict.
         strict: refuse if any tensor of the network, or of a head that both file and model have, finds no counterpart.
@@ -129,8 +129,9 @@ class _Layout:
                 self.owner, network = f"{name}.", getattr(model, name)
                 break
         self.extractor = network if isinstance(network, Backbone) else None
-        self.network = network.body if self.extractor else network
-        self.prefix = f"{self.owner}body." if self.extractor else self.owner
+        wrapped = isinstance(getattr(network, "body", None), nn.Module)  # a Backbone or a Classifier
+        self.network = network.body if wrapped else network
+        self.prefix = f"{self.owner}body." if wrapped else self.owner
         self.name = self.extractor.name if self.extractor else _architecture(network)
         self.heads = _HEADS if hasattr(model, "head") else {}
         # What the model has beside the network: its heads, a neck, ...

@@ -2,6 +2,7 @@
 
 from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import Checkpoints
+from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.curves import Curves, plot_run
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.pictures import SegmentationPictures
@@ -13,6 +14,7 @@ from lk_downstream.callbacks.sparsity import DynamicSparsity
 __all__ = [
     "AveragedWeights",
     "Checkpoints",
+    "ClassificationFiles",
     "Curves",
     "DetectionFiles",
     "DetectionPictures",

@@ -156,19 +156,27 @@ def _sections(trainer: L.Trainer, task: L.LightningModule) -> list[Section]:
     return [section for section in sections if section is not None]
 
 
-def class_table(columns: dict[str, list]) -> Table:
-    """A table of the classes that occur, from columns whose first holds the names and the others fractions of 1."""
+def class_table(columns: dict[str, list], most: int = 200) -> Table:
+    """A table of the classes that occur, from columns whose first holds the names and the others fractions of 1.
+
+    Args:
+        columns: The columns by their headings.
+        most: Of more classes, the 20 with the lowest figures in the second column are shown.
+    """
     names = list(columns)
     table = Table(*names, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     rows = list(zip(*columns.values()))
     present = [row for row in rows if not all(math.isnan(value) for value in row[1:])]
-    for name, *values in present:
+    shown = present if len(present) <= most else sorted(present, key=lambda row: row[1])[:20]
+    for name, *values in shown:
         table.add_row(str(name), *(_show(value) for value in values))
-    if len(present) < len(rows):
+    if len(shown) < len(present):
+        table.caption = f"the lowest {len(shown)} of {len(present)} classes; all are in metrics.json"
+    elif len(present) < len(rows):
         table.caption = f"{len(rows) - len(present)} of {len(rows)} classes occur neither in truth nor prediction"
-        table.caption_justify = "left"
+    table.caption_justify = "left"
     return table
 
 

@@ -1,5 +1,8 @@
 """Data sets, transforms, samplers and data modules. Nothing here knows of models."""
 
+from lk_downstream.data.classification import ClassFolder, ImageNet, ImageNet22K
+from lk_downstream.data.classification_module import ClassificationData
+from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture
 from lk_downstream.data.coco import Coco
 from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
@@ -12,9 +15,14 @@ from lk_downstream.data.synthetic import Synthetic
 __all__ = [
     "ADE20K",
     "Cityscapes",
+    "ClassFolder",
+    "ClassificationData",
     "Coco",
     "DataModule",
     "DetectionData",
+    "EvaluationPicture",
+    "ImageNet",
+    "ImageNet22K",
     "LargeScaleJitter",
     "MultiScale",
     "MultiScaleCrop",
@@ -24,4 +32,5 @@ __all__ = [
     "SegmentationDataset",
     "SegmentationFolder",
     "Synthetic",
+    "TrainingPicture",
 ]

@@ -160,9 +160,17 @@ class DataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """The pictures of ``predict``, each once over all devices."""
+        return self._evaluation_loader(self.predict_data())
+
+    def predict_data(self) -> Dataset:
+        """The pictures of ``predict``.
+
+        Raises:
+            InputError: None are given, see also :class:`PictureFolder`.
+        """
         if self.predict is None:
             raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
-        return self._evaluation_loader(PictureFolder(self.predict))
+        return PictureFolder(self.predict)
 
     def _evaluation_loader(self, dataset: Dataset) -> DataLoader:
         sampler = EvaluationSampler(len(dataset), self._rank, self._world_size)

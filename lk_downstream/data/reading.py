@@ -23,8 +23,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG wo
 _GREY, _RGB = 0, 2  # colour types of a PNG header
 
 
-def read_picture(path: str | Path) -> tv_tensors.Image:
-    """A picture as uint8 RGB, (3, H, W), turned as its EXIF orientation says (as OpenCV and mmcv do).
+def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image:
+    """A picture as uint8 RGB, (3, H, W), turned as its EXIF ``orientation`` says (as OpenCV and mmcv do).
 
     The memory is laid out as pixels of three bytes (channels last), which is what the decoder gives and what the
     resize of ``transforms`` is fastest with.
@@ -33,7 +33,7 @@ def read_picture(path: str | Path) -> tv_tensors.Image:
         InputError: The file is missing, truncated, no picture, or has more than 8 bits per channel.
     """
     data = _read_bytes(path)
-    if image := _fast_picture(data):
+    if image := _fast_picture(data, orientation):
         return tv_tensors.Image(image[0])
     try:
         with Image.open(io.BytesIO(data)) as file:
@@ -41,7 +41,8 @@ def read_picture(path: str | Path) -> tv_tensors.Image:
                 raise InputError(
                     f"{path} has more than 8 bits per channel (mode {file.mode}): convert it to an 8-bit picture"
                 )
-            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            turned = ImageOps.exif_transpose(file) if orientation else file
+            pixels = np.array(turned.convert("RGB"))
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for files it cannot read to the end
@@ -77,13 +78,13 @@ def read_mask(path: str | Path) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.uint8, copy=False))
 
 
-def _fast_picture(data: bytes) -> list[torch.Tensor]:
+def _fast_picture(data: bytes, orientation: bool) -> list[torch.Tensor]:
     """The picture by torchvision's decoders (twice as fast as Pillow, same pixels), or [] if Pillow must read it."""
     try:
         if decode_jpeg and data[:2] == b"\xff\xd8":
-            return [decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)]
+            return [decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=orientation)]
         if decode_png and _png_header(data) == (8, _RGB):
-            return [decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)]
+            return [decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=orientation)]
     except RuntimeError:
         pass  # damaged, or a kind that only Pillow reads
     return []

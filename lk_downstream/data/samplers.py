@@ -22,10 +22,14 @@ class TrainingSampler(Sampler[int]):
         seed: The same in all processes.
         repeat: How often an epoch passes the data set, each time in a new order. More than once saves small data sets
             the pause between epochs.
+        multiple: Each process gets a multiple of this number, such as its pictures of an optimizer step.
     """
 
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1, seed: int = 0, repeat: int = 1):
+    def __init__(
+        self, length: int, rank: int = 0, world_size: int = 1, seed: int = 0, repeat: int = 1, multiple: int = 1
+    ):
         self.length, self.rank, self.world_size, self.seed, self.repeat = length, rank, world_size, seed, repeat
+        self.multiple = multiple
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -33,7 +37,8 @@ class TrainingSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length * self.repeat // self.world_size
+        share = self.length * self.repeat // self.world_size
+        return share - share % self.multiple if share >= self.multiple else share
 
     def __iter__(self) -> Iterator[int]:
         yield from self.order()[self.rank : len(self) * self.world_size : self.world_size]

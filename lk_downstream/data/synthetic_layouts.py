@@ -36,9 +36,9 @@ CITYSCAPES_LOOKS = (  # the first word is the name, the number its labelId
 UNLABELLED = Look("unlabelled", "cross", (35, 35, 35), "dots")
 _CITYSCAPES_UNLABELLED = 4  # labelId "static", which is not evaluated
 
-IMAGENET_LOOKS = (  # real synset ids
+IMAGENET_LOOKS = (  # ids of classes of ImageNet-1K
     Look("n01440764", "disc", (205, 40, 40), "rows"),
-    Look("n02084071", "triangle", (20, 120, 55), "dots"),
+    Look("n02085620", "triangle", (20, 120, 55), "dots"),
     Look("n02123045", "star", (40, 60, 190), "columns"),
     Look("n03100240", "bar", (245, 205, 40), "checks"),
     Look("n04254680", "cross", (150, 60, 175), "plain"),

@@ -1,6 +1,14 @@
 """Metrics that mean what their names say, exact under any number of processes."""
 
+from lk_downstream.metrics.classification import ClassificationMetric, confused_pairs
 from lk_downstream.metrics.coco import CocoEvaluator, encode_masks, score_file
 from lk_downstream.metrics.segmentation import SegmentationMetric
 
-__all__ = ["CocoEvaluator", "SegmentationMetric", "encode_masks", "score_file"]
+__all__ = [
+    "ClassificationMetric",
+    "CocoEvaluator",
+    "SegmentationMetric",
+    "confused_pairs",
+    "encode_masks",
+    "score_file",
+]

@@ -99,9 +99,10 @@ class Task(L.LightningModule):
             report = load_weights(self, self.weights)
             lacking = [name for name in report.missing if not name.startswith("auxiliary_head.")]  # not used any more
             if lacking and stage != "fit":
+                why = f" ({report.notes[0]})" if report.notes else ""
                 raise InputError(
                     f"{self.weights} lacks {lacking[0]} and {len(lacking) - 1} more tensors of the model, without "
-                    "which it cannot be evaluated: give the weights of the whole task, or train first"
+                    f"which it cannot be evaluated{why}: give the weights of the whole task, or train first"
                 )
         self.weights = None
         if self.sync_batchnorm and self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":

@@ -1,0 +1,69 @@
+"""Predicted classes, written to files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from torch import Tensor
+
+from lk_downstream.callbacks.report import write_json
+
+
+class ClassificationFiles(L.Callback):
+    """Writes the best classes of each picture with their probabilities to the run's folder.
+
+    ``predictions.json`` is a list of ``{"name", "classes", "scores"}``, best class first; ``predictions.csv`` has the
+    same as a table: name, class1, score1, class2, ... With several processes each writes its own share, with its number
+    in the names.
+
+    Args:
+        shown: Of how many pictures the best class is printed.
+    """
+
+    def __init__(self, shown: int = 10):
+        self.shown = shown
+        self.rows: list[dict[str, Any]] = []
+        self.folder = Path()
+
+    def on_predict_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Find the folder, which all processes agree on."""
+        self.folder, self.rows = Path(trainer.log_dir or trainer.default_root_dir), []
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: tuple[Tensor, Tensor],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the classes of a batch."""
+        for name, scores, labels in zip(batch["name"], *(output.tolist() for output in outputs)):
+            classes = [task.classes[label] for label in labels]
+            self.rows.append({"name": name, "classes": classes, "scores": scores})
+
+    def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Write the files, and say what is in them and where they lie."""
+        mark = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
+        table, listing = (self.folder / f"predictions{mark}.{suffix}" for suffix in ("csv", "json"))
+        write_json(listing, self.rows)
+        ranks = range(1, 1 + max((len(row["scores"]) for row in self.rows), default=0))
+        part = table.with_suffix(".csv.part")
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", *(f"{what}{rank}" for rank in ranks for what in ("class", "score"))])
+            for row in self.rows:
+                pairs = zip(row["classes"], (f"{score:.6f}" for score in row["scores"]))
+                writer.writerow([row["name"], *(value for pair in pairs for value in pair)])
+        part.replace(table)
+        if trainer.is_global_zero:
+            console = Console(soft_wrap=True)
+            for row in self.rows[: self.shown]:
+                console.print(f"{row['name']}: {row['classes'][0]} {row['scores'][0]:.2f}", markup=False)
+            console.print(f"{'table':<12} {os.path.relpath(table)}\n{'list':<12} {os.path.relpath(listing)}")

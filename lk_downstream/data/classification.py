@@ -1,0 +1,200 @@
+"""Data sets of pictures with one label: a folder for each class."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from timm.data import ImageNetInfo
+from torch.utils.data import Dataset
+
+from lk_downstream.data import synthetic_layouts
+from lk_downstream.data.reading import PICTURE_SUFFIXES, read_picture
+from lk_downstream.data.synthetic import Synthetic
+from lk_downstream.errors import InputError, near_names
+
+
+class ClassFolder(Dataset):
+    """Anyone's pictures: ``<split>/CLASS/NAME.jpg``, also in folders below that of the class.
+
+    An item is ``{"image": tv_tensors.Image uint8 (3, H, W) RGB, "label": int, "name": str}``; the name is the path
+    below the split's folder, and the label the place of the class among the sorted names of the class folders. No
+    picture is decoded before its item is asked for.
+
+    Args:
+        split: Name of the split.
+        root: Folder of the data set.
+        folder: Folder of a split below ``root``; ``{split}`` stands for the split.
+
+    Attributes:
+        classes: Names of the classes, in the order of their labels.
+        class_folders: Names of their folders, in the same order.
+    """
+
+    orientation = True  # whether pictures are turned as their EXIF data say
+
+    def __init__(self, split: str, root: str, folder: str = "{split}"):
+        self.root, self.split = Path(root), split
+        self.folder = self.root / folder.format(split=split)
+
+    @cached_property
+    def found(self) -> tuple[str, ...]:
+        """Names of the class folders that there are, sorted.
+
+        Raises:
+            InputError: There is no folder of this split, or no class folder in it.
+        """
+        if not self.folder.is_dir():
+            there = sorted(item.name for item in self.root.iterdir() if item.is_dir()) if self.root.is_dir() else []
+            hint = near_names(self.split, there) or (f"; {self.root} has {', '.join(there[:5])}" if there else "")
+            raise InputError(f"there is no folder {self.folder}, expected to hold CLASS/NAME.jpg{hint}")
+        with os.scandir(self.folder) as entries:
+            folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        if not folders:
+            raise InputError(
+                f"{self.folder} holds no class folders: sort its pictures into one folder for each class, such as "
+                f"{self.folder / 'CLASS' / 'NAME.jpg'}"
+            )
+        self.check(folders)
+        return tuple(folders)
+
+    def check(self, folders: Sequence[str]) -> None:
+        """Refuse class folders that cannot be those of this data set."""
+
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """Names of the class folders in the order of the labels."""
+        return self.found
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels."""
+        return self.class_folders
+
+    def write_synthetic(self, options: Synthetic) -> None:
+        """Write a small generated data set in this data set's layout to ``root``."""
+        raise InputError(f"{type(self).__name__} has no generated data: remove the option synthetic")
+
+    @cached_property
+    def samples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Path below the split's folder (bytes) and label (int32) of every picture, in the order of the paths.
+
+        Two arrays and not a list of pairs: millions of Python objects would be copied into every loader process.
+
+        Raises:
+            InputError: A class folder is unknown or holds no picture.
+        """
+        labels = {name: label for label, name in enumerate(self.class_folders)}
+        paths, counts = [], []
+        for name in self.found:
+            pictures = sorted(_pictures(self.folder, name))
+            if not pictures:
+                raise InputError(
+                    f"{self.folder / name} holds no picture: add pictures of this class, or remove the folder"
+                )
+            paths += pictures
+            counts.append(len(pictures))
+        return np.array(paths, dtype=np.bytes_), np.repeat([labels[name] for name in self.found], counts).astype("i4")
+
+    def __len__(self) -> int:
+        return len(self.samples[1])
+
+    def __getitem__(self, index: int) -> dict:
+        name, label = os.fsdecode(self.samples[0][index]), int(self.samples[1][index])
+        return {"image": read_picture(self.folder / name, self.orientation), "label": label, "name": name}
+
+
+class ImageNet(ClassFolder):
+    """ImageNet-1K (ILSVRC 2012): ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``, 1000 classes.
+
+    The order of the classes is that of the sorted WordNet ids, whichever folders there are. Pictures are not turned by
+    their EXIF data, as in the evaluation of the published models.
+
+    Args:
+        split: ``train`` or ``val``, or any other folder of such class folders.
+        root: Folder of the data set.
+        folder: Folder of a split below ``root``; ``{split}`` stands for the split.
+        complete: Refuse a split that lacks some of the classes.
+    """
+
+    orientation = False
+    subset = "imagenet-1k"
+
+    def __init__(self, split: str, root: str = "data/imagenet", folder: str = "{split}", complete: bool = True):
+        super().__init__(split, root, folder)
+        self.complete = complete
+        info = ImageNetInfo(self.subset)
+        self.wnids = tuple(info.label_names())
+        self.names = distinct([text.split(", ")[0] for text in info.label_descriptions()], self.wnids)
+
+    def check(self, folders: Sequence[str]) -> None:
+        """Refuse unknown classes and, if ``complete``, fewer than there are."""
+        known = set(self.wnids)
+        if unknown := [name for name in folders if name not in known]:
+            raise InputError(
+                f"{self.folder / unknown[0]} is no class of {type(self).__name__} ({len(unknown)} of {len(folders)} "
+                "folders are none): remove it, or read the tree with ClassFolder"
+            )
+        if self.complete and len(folders) < len(known):
+            lacking = sorted(known - set(folders))
+            raise InputError(
+                f"{self.folder} lacks {len(lacking)} of {len(known)} classes, such as {lacking[0]}: complete it, or "
+                "set data.dataset.complete to false"
+            )
+
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """WordNet ids of the classes in the order of the labels."""
+        return self.wnids
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels, the first of WordNet's."""
+        return self.names
+
+    def write_synthetic(self, options: Synthetic) -> None:
+        """Write a small generated data set in ImageNet's layout; six of the classes occur in it."""
+        synthetic_layouts.write_imagenet(self.root, options)
+
+
+class ImageNet22K(ImageNet):
+    """ImageNet-22K (fall 2011): ``<wnid>/*.JPEG``, 21841 classes, no validation split.
+
+    Args:
+        split: ``train``.
+        root: Folder of the data set.
+        folder: Folder of a split below ``root``; ``{split}`` stands for the split.
+        complete: Refuse a tree that lacks some of the classes.
+    """
+
+    subset = "imagenet-22k"
+
+    def __init__(self, split: str, root: str = "data/imagenet22k", folder: str = ".", complete: bool = True):
+        super().__init__(split, root, folder, complete)
+
+
+def distinct(names: Sequence[str], marks: Sequence[str]) -> tuple[str, ...]:
+    """The names, those that occur twice with their marks: ``crane (n02012849)``."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({mark})" for name, mark in zip(names, marks))
+
+
+def _pictures(root: Path, name: str) -> list[bytes]:
+    """Paths below ``root`` of all pictures in its folder ``name`` and below; hidden files do not count."""
+    found: list[bytes] = []
+    folders = [name]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(f"{folder}/{entry.name}")
+                elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+                    found.append(os.fsencode(f"{folder}/{entry.name}"))
+    return found

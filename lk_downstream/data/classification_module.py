@@ -1,0 +1,127 @@
+"""Data module for classification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lk_downstream.data.classes import default_palette
+from lk_downstream.data.classification import ClassFolder
+from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
+from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.samplers import TrainingSampler
+from lk_downstream.data.synthetic import Synthetic
+from lk_downstream.errors import InputError
+
+
+class ClassificationData(DataModule):
+    """Pictures of one size with a label, augmented as by the papers for training, resized as by them for evaluation.
+
+    A batch is ``{"image": uint8 (N, 3, size, size), "label": int64 (N,), "name": list}``. Images stay uint8: the task
+    normalises them, and erases and mixes them, which is done on whole batches on the device.
+
+    Args:
+        dataset: Makes the data set of a split, such as the class :class:`ImageNet` with its ``root``.
+        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
+        size: Side of the square pictures.
+        val_size: Side in evaluation; None: ``size``.
+        crop: Share of the resized short side that evaluation crops; 1 resizes to the square. None: as the papers,
+            0.875 below 384 pixels, else 1.
+        scale: Smallest and largest share of a picture's area that the training crop takes.
+        ratio: Smallest and largest ratio of its sides.
+        flip: Probability of a horizontal flip.
+        auto_augment: timm's name of an augmentation policy; None: none.
+        color_jitter: Strength of changes of brightness, contrast and saturation, only without ``auto_augment``.
+        val_batch_size: Pictures per evaluation batch of one device.
+        workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
+        repeat: How often an epoch passes the training split; more than 1 for small data sets.
+        train_split: Name of the training split.
+        val_split: Name of the validation split; None: there is none.
+        predict: A picture or a folder of pictures to predict on.
+        synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
+        seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+    """
+
+    collate_train = collate_val = staticmethod(collate_pictures)
+
+    def __init__(
+        self,
+        dataset: Callable[[str], ClassFolder],
+        batch_size: int = 1024,
+        size: int = 224,
+        val_size: int | None = None,
+        crop: float | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        auto_augment: str | None = "rand-m9-mstd0.5-inc1",
+        color_jitter: float = 0.4,
+        val_batch_size: int = 64,
+        workers: int | None = None,
+        repeat: int = 1,
+        train_split: str = "train",
+        val_split: str | None = "val",
+        predict: str | None = None,
+        synthetic: Synthetic | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed)
+        for name, side in (("size", size), ("val_size", val_size)):
+            if side is not None and side < 1:
+                raise InputError(f"data.{name} is {side}: it must be at least 1")
+        self.synthetic = synthetic
+        self.train_data = dataset(train_split)
+        self.val_data = dataset(val_split) if val_split else None
+        # The classes of a folder are its folders; for an evaluation alone those of its split are enough.
+        known = self.train_data if self.val_data is None or self.train_data.folder.is_dir() else self.val_data
+        self.classes, self.palette = known.classes, default_palette(len(known.classes))
+        self.train_transform = TrainingPicture(size, tuple(scale), tuple(ratio), flip, auto_augment, color_jitter)
+        self.val_transform = EvaluationPicture(val_size or size, crop)
+
+    def prepare_data(self) -> None:
+        """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
+        if self.synthetic is not None and not self.train_data.root.exists():
+            self.train_data.write_synthetic(self.synthetic)
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the files of the splits that the stage (fit, validate, predict) needs.
+
+        Raises:
+            InputError: Files are missing, see :class:`ClassFolder`, or the splits differ in their classes.
+        """
+        if stage in (None, "fit"):
+            len(self.train_data)
+            self.train_set = Transformed(self.train_data, self.train_transform)
+        if stage in (None, "fit", "validate") and self.val_data is not None:
+            if self.train_data.folder.is_dir():
+                refuse_other_classes(self.train_data, self.val_data)
+            len(self.val_data)
+            self.val_set = Transformed(self.val_data, self.val_transform)
+
+    def training_sampler(self, seed: int) -> Sampler[int]:
+        """The share of this process in a random order of the training split: whole optimizer steps, as in the papers.
+
+        With what would be left over, Lightning ends an epoch by a step of fewer accumulated batches.
+        """
+        share = self.batch_size // self._world_size
+        return TrainingSampler(len(self.train_data), self._rank, self._world_size, seed, self.repeat, share)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Every validation picture once over all devices; no loader where there is no validation split."""
+        return super().val_dataloader() if self.val_data is not None else []
+
+    def predict_data(self) -> Dataset:
+        """The pictures of ``predict``, resized as for evaluation."""
+        return Transformed(super().predict_data(), self.val_transform)
+
+
+def refuse_other_classes(train: ClassFolder, val: ClassFolder) -> None:
+    """Raise an InputError if the class folders of two splits differ, which one of them and how."""
+    for one, other in ((train, val), (val, train)):
+        if only := sorted(set(one.found) - set(other.found)):
+            some = ", ".join(only[:3]) + (" ..." if len(only) > 3 else "")
+            raise InputError(
+                f"{one.folder} has {len(only)} class folders that {other.folder} lacks ({some}): both splits need the "
+                "same class folders"
+            )

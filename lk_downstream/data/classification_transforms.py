@@ -1,0 +1,110 @@
+"""Transforms of pictures with one label, by timm's own parts: what the papers trained and evaluated with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+
+from lk_downstream.errors import InputError
+
+
+class TrainingPicture:
+    """Random crop resized to a square, horizontal flip, and timm's RandAugment (or colour jitter), on uint8.
+
+    Normalisation, random erasing, mixup and cutmix follow on the device, on whole batches.
+
+    Args:
+        size: Side of the square.
+        scale: Smallest and largest share of the picture's area that is cropped.
+        ratio: Smallest and largest ratio of the crop's sides.
+        flip: Probability of the flip.
+        auto_augment: timm's name of a policy, such as ``rand-m9-mstd0.5-inc1``; None: none.
+        color_jitter: Strength of changes of brightness, contrast and saturation, only without ``auto_augment``.
+
+    Raises:
+        InputError: timm knows no such policy.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        auto_augment: str | None = "rand-m9-mstd0.5-inc1",
+        color_jitter: float = 0.4,
+    ):
+        try:
+            crop, colours, _ = create_transform(
+                (3, size, size),
+                is_training=True,
+                scale=scale,
+                ratio=ratio,
+                hflip=flip,
+                auto_augment=auto_augment,
+                color_jitter=color_jitter or None,
+                interpolation="bicubic",
+                separate=True,
+            )
+        except (AssertionError, ValueError, KeyError, IndexError) as error:
+            raise InputError(
+                f"data.auto_augment: timm knows no policy {auto_augment!r}; the papers' is rand-m9-mstd0.5-inc1"
+            ) from error
+        self.steps = (crop, colours)
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A sample of a data set -> the same with ``image`` uint8 (3, size, size)."""
+        picture = to_pil(sample["image"])
+        for step in self.steps:
+            picture = step(picture)
+        return {**sample, "image": from_pil(picture)}
+
+
+class EvaluationPicture:
+    """The papers' evaluation: below 384 pixels the short side is resized and the centre cropped, from 384 on the
+    picture is resized to the square, whatever its shape; bicubic.
+
+    Args:
+        size: Side of the square.
+        crop: Share of the resized short side that is cropped; 1 resizes to the square. None: 0.875 below 384, else 1.
+    """
+
+    def __init__(self, size: int, crop: float | None = None):
+        crop = (0.875 if size < 384 else 1.0) if crop is None else crop
+        if not 0 < crop <= 1:
+            raise InputError(f"data.crop is {crop}: it is a share, above 0 and at most 1")
+        resized = [size, size] if crop == 1 else math.floor(size / crop)
+        self.steps = v2.Compose([v2.Resize(resized, InterpolationMode.BICUBIC), v2.CenterCrop(size)])
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A sample of a data set -> the same with ``image`` uint8 (3, size, size)."""
+        return {**sample, "image": from_pil(self.steps(to_pil(sample["image"])))}
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """uint8 (3, H, W) -> a picture of Pillow, whose resize and colours are what timm's transforms mean."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def from_pil(picture: Image.Image) -> torch.Tensor:
+    """A picture of Pillow -> uint8 (3, H, W), which lies in memory as pixels of three bytes."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def collate_pictures(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of one size -> ``{"image": uint8 (N, 3, H, W), "label": int64 (N,), "name": list}``.
+
+    The pictures are in channels-last order, in which they come and are used.
+    """
+    images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+    batch = {"image": images, "name": [sample["name"] for sample in samples]}
+    if "label" in samples[0]:
+        batch["label"] = torch.tensor([sample["label"] for sample in samples])
+    return batch

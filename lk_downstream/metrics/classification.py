@@ -1,0 +1,121 @@
+"""Classification accuracy and calibration from counts over the whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lk_downstream.errors import InputError
+
+# Confidences are added as whole numbers, exactly, so that no sum depends on the order of pictures or processes.
+UNIT = 2.0**38  # float32 values of 2**-14 and above are multiples of 2**-38; int64 holds the sum of 2**25 of them
+LARGEST_MATRIX = 2048  # classes, above which pairs are not counted: 32 MiB
+
+
+class ClassificationMetric(Metric):
+    """Top-1 and top-5 accuracy, expected calibration error and confusion matrix.
+
+    Whole numbers are summed over all pictures, and over all processes once, at :meth:`compute`. The calibration error
+    is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: bins of equal width of the largest
+    probability; the mean over pictures of the distance between accuracy and mean confidence of their bins.
+
+    Args:
+        classes: Class names; their number is the number of classes.
+        bins: Bins of the calibration error.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    correct: Tensor
+    near: Tensor
+    truth: Tensor
+    counts: Tensor
+    hits: Tensor
+    confidences: Tensor
+    matrix: Tensor
+
+    def __init__(self, classes: Sequence[str], bins: int = 15):
+        super().__init__()
+        self.classes, self.bins = tuple(classes), bins
+        self.within = min(5, len(self.classes))
+        pairs = len(self.classes) if len(self.classes) <= LARGEST_MATRIX else 0
+        shapes = dict.fromkeys(("correct", "near", "truth"), (len(self.classes),))
+        shapes |= dict.fromkeys(("counts", "hits", "confidences"), (bins,)) | {"matrix": (pairs, pairs)}
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count some pictures.
+
+        Args:
+            logits: (N, classes).
+            target: Class indices, int64, (N,).
+
+        Raises:
+            InputError: ``target`` holds a value that is no class.
+        """
+        number = len(self.classes)
+        if len(target) and not (target.min() >= 0 and target.max() < number):
+            raise InputError(f"the labels go from {target.min()} to {target.max()}, but there are {number} classes")
+        ranked = logits.float().topk(self.within).indices
+        first = ranked[:, 0]
+        hit = first == target
+        confidence = logits.float().softmax(1).gather(1, first[:, None])[:, 0]
+        # Bins are closed above: (0, 1/15], (1/15, 2/15], ...
+        place = (torch.ceil(confidence.double() * self.bins).long() - 1).clamp(0, self.bins - 1)
+        whole = (confidence.double() * UNIT).round().long()
+        # Not in place: the states may have been made in inference mode.
+        self.truth = self.truth + target.bincount(minlength=number)
+        self.correct = self.correct + target[hit].bincount(minlength=number)
+        self.near = self.near + target[(ranked == target[:, None]).any(1)].bincount(minlength=number)
+        self.counts = self.counts + place.bincount(minlength=self.bins)
+        self.hits = self.hits + place[hit].bincount(minlength=self.bins)
+        self.confidences = self.confidences.scatter_add(0, place, whole)
+        if len(self.matrix):
+            pairs = (target * number + first).bincount(minlength=number**2)
+            self.matrix = self.matrix + pairs.view(number, number)
+
+    def compute(self) -> dict[str, Tensor]:
+        """All figures as fractions of 1, float64.
+
+        Returns:
+            ``top1``, ``top5`` (or the name of the smaller rank that a task of fewer classes has, such as ``top3``) and
+            ``ECE`` (scalars); ``accuracy`` (one value a class, NaN where it does not occur); ``bin_count`` (int64),
+            ``bin_confidence`` and ``bin_accuracy`` (one value a bin, NaN where it is empty); and ``matrix`` (int64,
+            rows are the truth; empty with more than 2048 classes).
+        """
+        total, count = self.truth.sum().double(), self.counts.double()
+        sums = self.confidences.double() / UNIT
+        return {
+            "top1": self.correct.sum() / total,
+            f"top{self.within}": self.near.sum() / total,
+            "ECE": (sums - self.hits).abs().sum() / total,
+            "accuracy": self.correct.double() / self.truth,
+            "bin_count": self.counts,
+            "bin_confidence": sums / count,
+            "bin_accuracy": self.hits / count,
+            "matrix": self.matrix,
+        }
+
+
+def confused_pairs(matrix: Tensor, classes: Sequence[str], most: int = 20) -> list[dict[str, str | int | float]]:
+    """The most frequent errors, most frequent first: true and predicted class, how often, and of which share of the
+    true class's pictures.
+
+    Args:
+        matrix: int64 (classes, classes), rows are the truth.
+        classes: Class names.
+        most: Largest number of pairs.
+    """
+    wrong = matrix.clone().fill_diagonal_(0)
+    counts, places = wrong.flatten().sort(descending=True, stable=True)
+    pairs = []
+    for count, place in zip(counts[:most].tolist(), places[:most].tolist()):
+        if count:
+            truth, prediction = divmod(place, len(classes))
+            share = count / matrix[truth].sum().item()
+            pairs.append({"truth": classes[truth], "prediction": classes[prediction], "count": count, "share": share})
+    return pairs
