@@ -26,6 +26,7 @@ from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError, explain
 from lk_downstream.optim import groups_table
 from lk_downstream.tasks import Task
+from lk_downstream.tasks.robustness import Trainer
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -33,7 +34,7 @@ TRAINER_DEFAULTS = {
     "enable_progress_bar": False,  # replaced by RunProgress
     "enable_model_summary": False,  # and by RunReport's opening line
 }
-USAGE = "python tools/{fit,evaluate,predict}.py --config FILE [--OPTION VALUE ...]"
+USAGE = "python tools/{fit,evaluate,predict,robustness}.py --config FILE [--OPTION VALUE ...]"
 DESCRIPTION = """
 Every setting of the file is an option: --model.backbone.name slak_tiny, --data.batch_size 8, --trainer.devices 2.
 
@@ -43,7 +44,7 @@ Every setting of the file is an option: --model.backbone.name slak_tiny, --data.
   --ckpt_path FILE               go on with a stopped run, or evaluate its checkpoint
   --model.weights FILE           start from, or evaluate, published weights of a whole model
 """
-FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction"}
+FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction", "robustness": "robustness"}
 
 
 class Help(DefaultHelpFormatter):
@@ -58,12 +59,13 @@ class Help(DefaultHelpFormatter):
 
 
 class CLI(LightningCLI):
-    """``fit``, ``validate`` and ``predict`` of any task on any data module."""
+    """``fit``, ``validate`` and ``predict`` of any task on any data module, and ``robustness`` of a classifier."""
 
     def __init__(self, args: Sequence[str]):
         super().__init__(
             Task,
             DataModule,
+            trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # optimizer and schedule are the task's arguments
@@ -78,7 +80,12 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The subcommands, with the arguments of the Trainer's methods that are no options."""
         own = {"model", "dataloaders", "datamodule"}
-        return {"fit": {"train_dataloaders", "val_dataloaders", *own}, "validate": own, "predict": own}
+        return {
+            "fit": {"train_dataloaders", "val_dataloaders", *own},
+            "validate": own,
+            "predict": own,
+            "robustness": own,
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the checkpoints, and our defaults."""
@@ -127,7 +134,8 @@ class CLI(LightningCLI):
         """The trainer, with the run's folder; intervals of validation count optimizer steps."""
         options = self._get(self.config_init, "trainer")
         training = self.subcommand == "fit"
-        own = [*([LearningRateMonitor("step"), Curves()] if training else []), RunProgress(), RunReport()]
+        own = [*([LearningRateMonitor("step"), Curves()] if training else []), RunProgress()]
+        own += [RunReport()] if self.subcommand != "robustness" else []  # its figures are not those of the validation
         kwargs["callbacks"] = [*(options.get("callbacks") or []), *own]
         interval = options.get("val_check_interval")
         if isinstance(interval, int):
@@ -138,6 +146,8 @@ class CLI(LightningCLI):
             version = next_version(folder, FOLDERS[self.subcommand])
             kinds = (CSVLogger, TensorBoardLogger) if training else (CSVLogger,)
             kwargs["logger"] = [kind(folder.parent, folder.name, version) for kind in kinds]
+            if self.subcommand == "robustness":
+                kwargs |= {"logger": False, "default_root_dir": str(folder / version)}
         return super().instantiate_trainer(**kwargs)
 
     def _run_name(self) -> str:
@@ -161,7 +171,7 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
     """Run a subcommand.
 
     Args:
-        subcommand: ``fit``, ``validate`` or ``predict``.
+        subcommand: ``fit``, ``validate``, ``predict`` or ``robustness``.
         args: Words of the command line after the program; None: the real ones.
 
     Returns:
@@ -200,6 +210,7 @@ def quieten() -> None:
         ".*exists and is not empty.*",  # the run's folder, which the config is saved to first
         ".*the output would more aligned if.*",  # the published Cityscapes models are used at such sizes
         ".*dirpath has changed.*",  # a resumed run has a folder of its own
+        r".*add the following callbacks: \['RunReport'\].*",  # it has no part in `robustness`
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # steps count here, not epochs
     ):
         warnings.filterwarnings("ignore", message)

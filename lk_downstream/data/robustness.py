@@ -24,41 +24,28 @@ class Benchmark(NamedTuple):
 
     Attributes:
         name: Its name.
-        folder: The usual name of its folder.
         classes: How many classes it has; None: not known.
         corruptions: Names of its corruptions, each at severities 1 to 5; empty if the class folders are at the top.
     """
 
     name: str
-    folder: str
     classes: int | None
     corruptions: tuple[str, ...] = ()
 
 
-# Corruptions of ImageNet-C: github.com/hendrycks/robustness; of ImageNet-C-bar: Mintun et al., "On Interaction Between
-# Augmentations and Corruptions in Natural Corruption Robustness", NeurIPS 2021 (facebookresearch/augmentation-corruption).
+# github.com/hendrycks/robustness
+_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur")
+_C += ("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression")
+# Mintun et al., "On Interaction Between Augmentations and Corruptions in Natural Corruption Robustness", NeurIPS 2021
+_C_BAR = ("blue_noise_sample", "brownish_noise", "caustic_refraction", "checkerboard_cutout", "cocentric_sine_waves")
+_C_BAR += ("inverse_sparkles", "perlin_noise", "plasma_noise", "single_frequency_greyscale", "sparkles")
+
 BENCHMARKS = {
-    "imagenet_a": Benchmark("ImageNet-A", "imagenet-a", 200),
-    "imagenet_r": Benchmark("ImageNet-R", "imagenet-r", 200),
-    "imagenet_sketch": Benchmark("ImageNet-Sketch", "imagenet-sketch", 1000),
-    "imagenet_c": Benchmark(
-        "ImageNet-C",
-        "imagenet-c",
-        1000,
-        tuple(
-            "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog "
-            "brightness contrast elastic_transform pixelate jpeg_compression".split()
-        ),
-    ),
-    "imagenet_c_bar": Benchmark(
-        "ImageNet-C-bar",
-        "imagenet-c-bar",
-        None,
-        tuple(
-            "blue_noise_sample brownish_noise caustic_refraction checkerboard_cutout cocentric_sine_waves "
-            "inverse_sparkles perlin_noise plasma_noise single_frequency_greyscale sparkles".split()
-        ),
-    ),
+    "imagenet_a": Benchmark("ImageNet-A", 200),
+    "imagenet_r": Benchmark("ImageNet-R", 200),
+    "imagenet_sketch": Benchmark("ImageNet-Sketch", 1000),
+    "imagenet_c": Benchmark("ImageNet-C", 1000, _C),
+    "imagenet_c_bar": Benchmark("ImageNet-C-bar", None, _C_BAR),
 }
 
 
@@ -87,7 +74,7 @@ class Tree(ClassFolder):
         if unknown := [name for name in folders if name not in known]:
             raise InputError(
                 f"{self.folder / unknown[0]} is no class of the model ({len(unknown)} of {len(folders)} folders are "
-                f"none), whose class folders are {self.known[0]} and so on: give a model and data.dataset of ImageNet-1K"
+                f"none), whose first is {self.known[0]}: give a model and a data.dataset of ImageNet-1K"
             )
 
     def choice(self) -> torch.Tensor:
@@ -134,16 +121,16 @@ def find_trees(roots: Mapping[str, str | None], class_folders: Sequence[str]) ->
     found = Trees([], {})
     for key, root in given.items():
         benchmark = BENCHMARKS[key]
-        parts = list(_corrupted(key, root, class_folders) if benchmark.corruptions else _plain(key, root, class_folders))
+        parts = list(
+            _corrupted(key, root, class_folders) if benchmark.corruptions else _plain(key, root, class_folders)
+        )
         if not parts:
-            lower = "<corruption>/<severity>/<class>" if benchmark.corruptions else "<class>"
-            example = f"{benchmark.corruptions[0]}/1/{class_folders[0]}" if benchmark.corruptions else class_folders[0]
-            there = sorted(item.name for item in root.iterdir()) if root.is_dir() else None
-            holds = "does not exist" if there is None else f"holds {', '.join(there[:3]) or 'nothing'}"
-            raise InputError(
-                f"--{key}: {root} {holds}; expected is {benchmark.name} as {root / lower}/*.JPEG, such as "
-                f"{root / example}{near_names(root.name, _neighbours(root)) if there is None else ''}"
-            )
+            layout = root / ("<corruption>/<severity>/<class>" if benchmark.corruptions else "<class>") / "*.JPEG"
+            first = f", such as {benchmark.corruptions[0]}/1/{class_folders[0]}" if benchmark.corruptions else ""
+            there = sorted(item.name for item in root.iterdir()) if root.is_dir() else []
+            holds = f"holds {', '.join(there[:3]) or 'nothing'}" if root.is_dir() else "is no folder"
+            hint = "" if root.is_dir() else near_names(root.name, _neighbours(root))
+            raise InputError(f"--{key}: {root} {holds}; {benchmark.name} is expected as {layout}{first}{hint}")
         found.parts.extend(parts)
         found.missing[key] = _missing(benchmark, parts)
     return found

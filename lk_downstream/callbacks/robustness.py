@@ -1,0 +1,138 @@
+"""Figures of a robustness evaluation: one table, one file."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lk_downstream.callbacks.report import write_json
+from lk_downstream.data.robustness import BENCHMARKS, Part, Trees
+from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
+
+RESTRICTED = ("imagenet_a", "imagenet_r")  # whose authors compare the logits of their classes alone
+
+
+class RobustnessReport(L.Callback):
+    """Counts the pictures of :class:`lk_downstream.data.robustness.RobustnessData`, prints a table and writes
+    ``robustness.json``.
+
+    Args:
+        trees: What is evaluated.
+
+    Attributes:
+        results: See :func:`summarize`; from the end of the validation on.
+    """
+
+    def __init__(self, trees: Trees):
+        self.trees = trees
+        choices = [part.tree.choice() for part in trees.parts]
+        whole = [part.benchmark not in RESTRICTED for part in trees.parts]
+        self.metric = PartAccuracy(torch.stack(choices) | torch.tensor(whole)[:, None])
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Count where the network is."""
+        self.metric.to(task.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: dict[str, Tensor],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch, by its logits ``prediction``."""
+        self.metric.update(outputs["prediction"], batch["label"], batch["part"])
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Print and write the figures of all processes."""
+        hits, pictures = (counts.tolist() for counts in self.metric.compute())
+        self.results = summarize(self.trees, hits, pictures)
+        path = Path(trainer.default_root_dir) / "robustness.json"
+        if trainer.is_global_zero:
+            write_json(path, self.results)
+            Console(soft_wrap=True).print(robustness_table(self.results), f"\nfigures      {os.path.relpath(path)}")
+
+
+def summarize(trees: Trees, hits: list[int], pictures: list[int]) -> dict[str, dict[str, Any]]:
+    """The figures of each benchmark, fractions of 1, by its name.
+
+    Args:
+        trees: The parts, and what is missing.
+        hits: Right top-1 predictions of each part.
+        pictures: Number of pictures of each part.
+
+    Returns:
+        ``top1`` (of corrupted sets the mean over corruptions of the mean over severities), ``pictures``, ``classes``
+        and ``missing``, what makes the figures partial. Of corrupted sets also ``error``, which is 1 - ``top1``, and
+        ``corruptions``: ``error``, ``errors`` by severity and, of ImageNet-C, ``CE``; of ImageNet-C also ``mCE``.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for key, missing in trees.missing.items():
+        rows = [row for row in zip(trees.parts, hits, pictures) if row[0].benchmark == key]
+        classes = max(len(part.tree.found) for part, _, _ in rows)
+        common = {"pictures": sum(number for _, _, number in rows), "classes": classes, "missing": missing}
+        if BENCHMARKS[key].corruptions:
+            results[BENCHMARKS[key].name] = {**_corruptions(rows), **common}
+        else:
+            results[BENCHMARKS[key].name] = {"top1": rows[0][1] / rows[0][2], **common}
+    return results
+
+
+def _corruptions(rows: list[tuple[Part, int, int]]) -> dict[str, Any]:
+    errors: dict[str, dict[int, float]] = {}
+    for part, hit, number in rows:
+        errors.setdefault(part.corruption, {})[part.severity] = 1 - hit / number
+    published = errors.keys() <= ALEXNET_ERRORS.keys()
+    corruptions = {
+        name: {
+            "error": math.fsum(values.values()) / len(values),
+            **({"CE": corruption_error(name, values)} if published else {}),
+            "errors": {str(severity): value for severity, value in values.items()},
+        }
+        for name, values in errors.items()
+    }
+    error = math.fsum(row["error"] for row in corruptions.values()) / len(corruptions)
+    mean = {"mCE": mean_corruption_error(errors)} if published else {}
+    return {**mean, "error": error, "top1": 1 - error, "corruptions": corruptions}
+
+
+def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
+    """A row for each benchmark and each corruption, in percent, and what the partial ones lack."""
+    table = Table("", "top-1", "error", "CE", "pictures", box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    notes = []
+    for name, figures in results.items():
+        partial = bool(figures["missing"])
+        if partial:
+            notes.append(f"* {name} is partial, without {_listed(figures['missing'])}")
+        row = {"error": 1 - figures["top1"], **figures}
+        mean = _percent(row.get("mCE"))
+        cells = (_percent(row["top1"]), _percent(row["error"]), mean, str(row["pictures"]))
+        table.add_row(f"{name}{' *' * partial}", *cells, style="bold")
+        for corruption, values in figures.get("corruptions", {}).items():
+            cells = (_percent(1 - values["error"]), _percent(values["error"]), _percent(values.get("CE")))
+            table.add_row(f"  {corruption}", *cells, "")
+    table.caption = "\n".join([*notes, "CE: error relative to AlexNet's; in bold the mean (mCE)"])
+    table.caption_justify = "left"
+    return table
+
+
+def _listed(missing: list[str], most: int = 12) -> str:
+    rest = f" and {len(missing) - most} more" if len(missing) > most else ""
+    return ", ".join(missing[:most]) + rest
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,179 @@
+"""Robustness: layouts, classes, corruption errors worked out by hand, the command line."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+
+from lk_downstream.callbacks.robustness import RobustnessReport, robustness_table, summarize
+from lk_downstream.cli import main
+from lk_downstream.data.robustness import BENCHMARKS, Trees, find_trees
+from lk_downstream.errors import InputError
+from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
+
+ROOT = Path(__file__).parents[2]
+WNIDS = ImageNetInfo("imagenet-1k").label_names()
+
+
+def picture(path, value=128):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 48, 3), value, np.uint8)).save(path)
+
+
+def corrupted(root, corruptions, severities=(1, 2, 3, 4, 5), wnids=WNIDS[:2]):
+    for corruption in corruptions:
+        for severity in severities:
+            for wnid in wnids:
+                picture(root / corruption / str(severity) / wnid / "ILSVRC2012_val_00000293.JPEG")
+
+
+def test_alexnet_errors_are_the_published_means():
+    """Hendrycks and Dietterich 2019, Table 1; six digits in google-research/augmix, imagenet.py."""
+    published = {
+        "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
+        "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572,
+        "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056,
+        "pixelate": 0.717840, "jpeg_compression": 0.606500,
+    }  # fmt: skip
+    assert {name: math.fsum(values) / 5 for name, values in ALEXNET_ERRORS.items()} == pytest.approx(
+        published, abs=1e-9
+    )
+    assert set(BENCHMARKS["imagenet_c"].corruptions) == set(published)
+
+
+def test_corruption_errors_by_hand():
+    assert corruption_error("fog", dict(zip(range(1, 6), ALEXNET_ERRORS["fog"]))) == 1
+    errors = {"brightness": {1: 0.2, 2: 0.4}, "contrast": {5: 0.99270 / 2}}
+    assert corruption_error("brightness", errors["brightness"]) == pytest.approx(0.6 / (0.4514 + 0.48502))
+    assert mean_corruption_error(errors) == pytest.approx((0.6 / 0.93642 + 0.5) / 2)
+    assert math.isnan(mean_corruption_error({}))
+
+
+def test_logits_are_restricted_to_the_classes_of_a_part():
+    metric = PartAccuracy(torch.tensor([[True, True, True, True], [False, True, True, False]]))
+    logits = torch.tensor([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0], [5.0, 1.0, 2.0, 9.0]])
+    metric.update(logits, torch.tensor([1, 1, 2]), torch.tensor([0, 1, 1]))  # class 0 wins only where it is allowed
+    metric.update(logits[:1], torch.tensor([0]), torch.tensor([0]))
+    hits, pictures = metric.compute()
+    assert hits.tolist() == [1, 2]
+    assert pictures.tolist() == [2, 2]
+
+
+def test_which_classes_compete(tmp_path):
+    for key in ("imagenet_a", "imagenet_sketch"):
+        for wnid in (WNIDS[6], WNIDS[11]):
+            picture(tmp_path / key / wnid / "0.jpg")
+    trees = find_trees({key: str(tmp_path / key) for key in ("imagenet_a", "imagenet_sketch")}, WNIDS)
+    choices = RobustnessReport(trees).metric.choices
+    assert choices[0].nonzero().flatten().tolist() == [6, 11]  # by the order of all 1000
+    assert choices[1].all()  # Sketch has all classes, whichever are there
+    assert trees.parts[0].tree.samples[1].tolist() == [6, 11]
+    assert trees.missing == {"imagenet_a": ["198 of 200 classes"], "imagenet_sketch": ["998 of 1000 classes"]}
+
+
+def test_corruptions_are_found_in_both_layouts_and_what_lacks_is_named(tmp_path):
+    corrupted(tmp_path / "c" / "noise", ["gaussian_noise"], (1, 5))
+    corrupted(tmp_path / "c", ["fog", "speckle_noise"])
+    (tmp_path / "c" / "snow" / "3").mkdir(parents=True)  # unpacked halfway
+    corrupted(tmp_path / "bar", BENCHMARKS["imagenet_c_bar"].corruptions)
+    trees = find_trees({"imagenet_c": str(tmp_path / "c"), "imagenet_c_bar": str(tmp_path / "bar")}, WNIDS[:2])
+    found = [(part.corruption, part.severity) for part in trees.parts if part.benchmark == "imagenet_c"]
+    assert found == [("gaussian_noise", 1), ("gaussian_noise", 5), *(("fog", severity) for severity in range(1, 6))]
+    missing = [name for name in trees.missing["imagenet_c"] if "classes" not in name]
+    assert [name for name in missing if "/" in name] == [f"gaussian_noise/{severity}" for severity in (2, 3, 4)]
+    whole = [name for name in missing if "/" not in name]
+    assert len(whole) == 13
+    assert "snow" in whole
+    assert "998 of 1000 classes in fog/5" in trees.missing["imagenet_c"]
+    assert len(trees.parts) == 7 + 50
+    assert trees.missing["imagenet_c_bar"] == []
+
+
+def test_figures_by_hand_and_the_mark_of_partial_ones(tmp_path):
+    corrupted(tmp_path / "c", ["fog", "contrast"], (1, 2))
+    corrupted(tmp_path / "bar", ["sparkles", "perlin_noise"])
+    picture(tmp_path / "r" / WNIDS[0] / "0.jpg")
+    roots = {"imagenet_r": tmp_path / "r", "imagenet_c": tmp_path / "c", "imagenet_c_bar": tmp_path / "bar"}
+    trees = find_trees({key: str(root) for key, root in roots.items()}, WNIDS)
+    hits = [3] + [8, 6, 5, 1] + [10, 10, 10, 10, 10, 0, 0, 0, 0, 5]  # fog and contrast in the order of the benchmark
+    results = summarize(trees, hits, [4] + [10] * 14)
+    assert results["ImageNet-R"]["top1"] == 0.75
+    c = results["ImageNet-C"]
+    fog, contrast = (0.2 + 0.4) / (0.67474 + 0.7605), (0.5 + 0.9) / (0.64548 + 0.7615)
+    assert c["mCE"] == pytest.approx((fog + contrast) / 2)
+    assert c["corruptions"]["fog"] == {
+        "error": pytest.approx(0.3),
+        "CE": pytest.approx(fog),
+        "errors": {"1": pytest.approx(0.2), "2": pytest.approx(0.4)},
+    }
+    assert c["error"] == pytest.approx((0.3 + 0.7) / 2)
+    assert {"snow", "fog/3"} <= set(c["missing"])
+    bar = results["ImageNet-C-bar"]
+    assert bar["error"] == pytest.approx((0 + 0.9) / 2)  # perlin_noise stands before sparkles
+    assert "mCE" not in bar
+    table = robustness_table(results)
+    assert "* ImageNet-C is partial, without gaussian_noise" in str(table.caption)
+    assert "ImageNet-C *" in list(table.columns[0].cells)
+    whole = summarize(Trees(trees.parts[:1], {"imagenet_r": []}), [3], [4])
+    assert "*" not in str(robustness_table(whole).caption)
+
+
+def test_wrong_folders_are_answered_with_the_expected_tree(tmp_path):
+    with pytest.raises(InputError, match="give the folders of test sets by --imagenet_a, --imagenet_r"):
+        find_trees({"imagenet_a": None}, WNIDS)
+    (tmp_path / "imagenet-c" / "noise").mkdir(parents=True)
+    expected = (
+        r"imagenet-c holds noise; ImageNet-C is expected as .*/<corruption>/<severity>/<class>/\*.JPEG, such as gau"
+    )
+    with pytest.raises(InputError, match=expected):
+        find_trees({"imagenet_c": str(tmp_path / "imagenet-c")}, WNIDS)
+    with pytest.raises(InputError, match=r"--imagenet_r: .*imagenet-d is no folder; .* did you mean 'imagenet-c'"):
+        find_trees({"imagenet_r": str(tmp_path / "imagenet-d")}, WNIDS)
+    picture(tmp_path / "a" / WNIDS[0] / "0.jpg")
+    (tmp_path / "a" / "cats").mkdir()
+    with pytest.raises(InputError, match=r"cats is no class of the model \(1 of 2 folders"):
+        find_trees({"imagenet_a": str(tmp_path / "a")}, WNIDS)
+
+
+def test_at_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["--config", str(ROOT / "configs" / "demo_classification.yaml"), "--data.workers", "0", "--data.size", "32"]
+    small += ["--data.synthetic", "{train: 32, val: 12, size: [40, 48]}"]
+    cli = main("fit", [*small, "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"])
+    run = Path(cli.trainer.log_dir)
+    wnids = sorted(path.name for path in Path("data/demo_imagenet/val").iterdir())
+    corrupted(tmp_path / "c", ["fog"], (1, 3), wnids)
+    for number, wnid in enumerate(wnids[:3]):
+        picture(tmp_path / "a" / wnid / "0.jpg", 60 * number)
+    config, checkpoint = str(run / "config.yaml"), str(run / "checkpoints" / "last.ckpt")
+    capsys.readouterr()
+    cli = main("robustness", ["--config", config, "--ckpt_path", checkpoint, "--imagenet_c", "c", "--imagenet_a", "a"])
+    results = json.loads(next(run.parent.glob("robustness_0/robustness.json")).read_text())
+    # The same by the task itself, picture by picture.
+    task, transform = cli.model.cpu(), cli.datamodule.val_transform
+    trees = find_trees({"imagenet_a": "a", "imagenet_c": "c"}, cli.datamodule.train_data.wnids)
+    accuracies = []
+    for part in trees.parts:
+        samples = [part.tree[index] for index in range(len(part.tree))]
+        logits = torch.cat([task.logits(transform(sample)["image"][None]) for sample in samples])
+        if part.benchmark == "imagenet_a":
+            outside = torch.ones(1000, dtype=torch.bool)
+            outside[[cli.datamodule.train_data.wnids.index(wnid) for wnid in wnids[:3]]] = False
+            logits[:, outside] = -math.inf
+        labels = torch.tensor([sample["label"] for sample in samples])
+        accuracies.append((logits.argmax(1) == labels).double().mean().item())
+    assert results["ImageNet-A"]["top1"] == pytest.approx(accuracies[0])
+    assert results["ImageNet-A"]["pictures"] == 3
+    expected = sum(1 - accuracy for accuracy in accuracies[1:]) / (0.67474 + 0.84378)
+    assert results["ImageNet-C"]["mCE"] == pytest.approx(expected)
+    assert "fog/2" in results["ImageNet-C"]["missing"]
+    shown = capsys.readouterr().out
+    assert "ImageNet-C is partial" in shown
+    assert "robustness.json" in shown
+    with pytest.raises(SystemExit, match="robustness is evaluated of classification"):
+        main("robustness", ["--config", str(ROOT / "configs" / "demo_segmentation.yaml"), "--imagenet_a", "a"])
