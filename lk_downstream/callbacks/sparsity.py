@@ -30,11 +30,11 @@ DENSE = 0.99  # a tensor that keeps at least this share of its weights is left d
 class DynamicSparsity(L.Callback):
     """Keeps a share of the weights at zero from the first step to the last, and now and then exchanges which.
 
-    The training of SLaK (Liu et al., "More ConvNets in the 2020s", ICLR 2023, section 3 and appendix; sparse_core.py of
-    the authors' repository), for every task. Every ``update_every`` optimizer steps each tensor loses its smallest
-    weights and gains as many others, which start at zero; the share that is exchanged falls by half a cosine from
-    ``prune_rate`` to ``final_prune_rate``. To keep the zeros of a sparse model in fine-tuning, take ``init: zeros`` and
-    ``update_every: 0``.
+    The training of SLaK (Liu et al., "More ConvNets in the 2020s", ICLR 2023; sparse_core.py of the authors'
+    repository, VITA-Group/SLaK), for every task; the rules and whose they are: :mod:`lk_downstream.optim.sparsity`.
+    Every ``update_every`` optimizer steps each tensor loses its smallest weights and gains as many others, which start
+    at zero; the share that is exchanged falls by half a cosine from ``prune_rate`` to ``final_prune_rate``. To keep the
+    zeros of a sparse model in fine-tuning, take ``init: zeros`` and ``update_every: 0``.
 
     The optimizer itself calls for the masks after each step that it takes, so they hold under every precision (a step
     that the loss scaler skips is none), with accumulated gradients, and in whatever is saved, averaged weights
@@ -160,7 +160,9 @@ class DynamicSparsity(L.Callback):
     def _first_masks(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Tensor]:
         weights = {name: weight for name, weight in maskable(task, self.only).items() if weight.any()}
         if not weights:
-            raise InputError(f"DynamicSparsity: no matrix or kernel is trained whose name holds only: {self.only!r}")
+            raise InputError(
+                f"DynamicSparsity: no matrix or kernel of the model has a name in which {self.only!r} (only) is found"
+            )
         if self.init == "zeros":
             masks = {name: (weight.detach() != 0).contiguous() for name, weight in weights.items()}
         else:

@@ -73,14 +73,23 @@ def snip_densities(weights: Mapping[str, Tensor], density: float, gradients: Gra
 
     Returns:
         The share of each tensor that lies strictly above the threshold, which is the ``int(density * total)``-th
-        largest score.
+        largest score; ``density`` of a tensor without any gradient, of which nothing is known.
+
+    Raises:
+        InputError: Gradients are not finite.
     """
     found = gradients()
     scores = {name: (weight.detach() * found[name]).abs().float() for name, weight in weights.items()}
-    together = torch.cat([score.flatten() for score in scores.values()])
+    known = {name: score for name, score in scores.items() if score.any()}
+    if not known:
+        return dict.fromkeys(weights, density)
+    together = torch.cat([score.flatten() for score in known.values()])
+    if not together.isfinite().all():
+        raise InputError("SNIP needs finite gradients, which the first batches do not give: take init: erk")
     kept = max(int(together.numel() * density), 1)
     threshold = together.kthvalue(together.numel() - kept + 1).values
-    return {name: (score > threshold).double().mean().item() for name, score in scores.items()}
+    above = {name: (score > threshold).double().mean().item() for name, score in known.items()}
+    return {name: above.get(name, density) for name in weights}
 
 
 DENSITIES = {"uniform": uniform_densities, "erk": erk_densities, "snip": snip_densities}
