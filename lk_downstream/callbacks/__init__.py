@@ -3,6 +3,7 @@
 from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import Checkpoints
 from lk_downstream.callbacks.classification_files import ClassificationFiles
+from lk_downstream.callbacks.classification_plots import ClassificationPlots
 from lk_downstream.callbacks.curves import Curves, plot_run
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.pictures import SegmentationPictures
@@ -15,6 +16,7 @@ __all__ = [
     "AveragedWeights",
     "Checkpoints",
     "ClassificationFiles",
+    "ClassificationPlots",
     "Curves",
     "DetectionFiles",
     "DetectionPictures",

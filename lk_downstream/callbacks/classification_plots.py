@@ -23,7 +23,7 @@ class ClassificationPlots(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Draw what the task has counted."""
-        folder = trainer.log_dir  # asks all processes
+        folder = trainer.log_dir if trainer.loggers else None  # asks all processes
         if not folder or not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:
             return
         if bins := task.results.get("calibration"):

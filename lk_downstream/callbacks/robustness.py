@@ -124,7 +124,9 @@ def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
         for corruption, values in figures.get("corruptions", {}).items():
             cells = (_percent(1 - values["error"]), _percent(values["error"]), _percent(values.get("CE")))
             table.add_row(f"  {corruption}", *cells, "")
-    table.caption = "\n".join([*notes, "CE: error relative to AlexNet's; in bold the mean (mCE)"])
+    if any("mCE" in figures for figures in results.values()):
+        notes.append("CE: error relative to AlexNet's; in bold the mean (mCE)")
+    table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
 

@@ -158,14 +158,14 @@ def _missing(benchmark: Benchmark, parts: Sequence[Part]) -> list[str]:
     there = {(part.corruption, part.severity) for part in parts}
     lacking = []
     for corruption in benchmark.corruptions:
-        absent = [severity for severity in SEVERITIES if (corruption, severity) not in there]
-        whole = len(absent) == len(SEVERITIES)
-        lacking += [corruption] if whole else [f"{corruption}/{severity}" for severity in absent]
-    for part in parts:
-        count = len(part.tree.found)
-        if benchmark.classes and count < benchmark.classes:
-            place = f" in {part.corruption}/{part.severity}" if part.corruption else ""
-            lacking.append(f"{benchmark.classes - count} of {benchmark.classes} classes{place}")
+        gone = [severity for severity in SEVERITIES if (corruption, severity) not in there]
+        lacking += [corruption] if len(gone) == len(SEVERITIES) else [f"{corruption}/{severity}" for severity in gone]
+    absent = {part: (benchmark.classes or 0) - len(part.tree.found) for part in parts}
+    everywhere = len(set(absent.values())) == 1
+    for part, number in list(absent.items())[: 1 if everywhere else None]:
+        if number > 0:
+            place = "" if everywhere else f" in {part.corruption}/{part.severity}"
+            lacking.append(f"{number} of {benchmark.classes} classes{place}")
     return lacking
 
 

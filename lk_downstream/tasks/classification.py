@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Classifier
-from lk_downstream.callbacks import ClassificationFiles
+from lk_downstream.callbacks import ClassificationFiles, ClassificationPlots
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import ClassificationMetric, confused_pairs
 from lk_downstream.optim import ParameterGroups
@@ -80,9 +80,9 @@ class Classification(Task):
         self.metric = ClassificationMetric(self.classes)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Files of the predictions where prediction is all that is done."""
-        given = {type(callback) for callback in self.trainer.callbacks}
-        return [ClassificationFiles()] if ClassificationFiles not in given else []
+        """Plots of calibration and confusions, and files of the predictions where prediction is all that is done."""
+        given = {type(callback) for callback in self.trainer.callbacks}  # Lightning would drop the user's for ours
+        return [callback() for callback in (ClassificationPlots, ClassificationFiles) if callback not in given]
 
     def setup(self, stage: str) -> None:
         """As :meth:`Task.setup`; nothing is evaluated by a last layer that no weights have filled."""

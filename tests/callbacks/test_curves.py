@@ -115,3 +115,19 @@ def test_a_run_leaves_its_curves(tmp_path, monkeypatch, capsys):
     drawn = np.asarray(Image.open(run / "curves.png"))
     assert np.array_equal(drawn, np.asarray(Image.open(plot_run(run))))  # complete when it was drawn
     assert os.path.join("run_0", "curves.png") in capsys.readouterr().out
+
+
+def test_a_classifier_leaves_its_plots(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["--config", str(ROOT / "configs" / "demo_classification.yaml"), "--data.workers", "0", "--data.size", "32"]
+    small += ["--data.synthetic", "{train: 32, val: 12, size: [40, 48]}", "--trainer.max_steps", "1"]
+    cli = main("fit", [*small, "--trainer.val_check_interval", "1"])
+    run, results = Path(cli.trainer.log_dir), cli.model.results
+    bins = results["calibration"]
+    error = calibration_error(bins["count"], bins["confidence"], bins["accuracy"])
+    assert error == pytest.approx(results["summary"]["ECE"])
+    expected = reliability_diagram(bins["count"], bins["confidence"], bins["accuracy"])
+    assert np.array_equal(np.asarray(Image.open(run / "reliability.png")), expected)
+    assert np.array_equal(np.asarray(Image.open(run / "confusions.png")), draw_pairs(results["confused"]))
+    shown = capsys.readouterr().out
+    assert all(os.path.join("run_0", name) in shown for name in ("curves.png", "reliability.png", "confusions.png"))

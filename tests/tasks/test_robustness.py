@@ -89,9 +89,12 @@ def test_corruptions_are_found_in_both_layouts_and_what_lacks_is_named(tmp_path)
     whole = [name for name in missing if "/" not in name]
     assert len(whole) == 13
     assert "snow" in whole
-    assert "998 of 1000 classes in fog/5" in trees.missing["imagenet_c"]
+    assert trees.missing["imagenet_c"][-1] == "998 of 1000 classes"
     assert len(trees.parts) == 7 + 50
     assert trees.missing["imagenet_c_bar"] == []
+    picture(tmp_path / "c" / "fog" / "5" / WNIDS[2] / "0.JPEG")
+    trees = find_trees({"imagenet_c": str(tmp_path / "c")}, WNIDS[:3])
+    assert trees.missing["imagenet_c"][-2:] == ["998 of 1000 classes in fog/4", "997 of 1000 classes in fog/5"]
 
 
 def test_figures_by_hand_and_the_mark_of_partial_ones(tmp_path):
@@ -153,7 +156,8 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     config, checkpoint = str(run / "config.yaml"), str(run / "checkpoints" / "last.ckpt")
     capsys.readouterr()
     cli = main("robustness", ["--config", config, "--ckpt_path", checkpoint, "--imagenet_c", "c", "--imagenet_a", "a"])
-    results = json.loads(next(run.parent.glob("robustness_0/robustness.json")).read_text())
+    assert sorted(path.name for path in (run.parent / "robustness_0").iterdir()) == ["config.yaml", "robustness.json"]
+    results = json.loads((run.parent / "robustness_0" / "robustness.json").read_text())
     # The same by the task itself, picture by picture.
     task, transform = cli.model.cpu(), cli.datamodule.val_transform
     trees = find_trees({"imagenet_a": "a", "imagenet_c": "c"}, cli.datamodule.train_data.wnids)
