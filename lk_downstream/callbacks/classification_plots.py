@@ -64,7 +64,7 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     below = np.minimum(accuracies, confidences)[filled]
     gaps = np.abs(accuracies - confidences)[filled]
-    upper.plot((0, 1), (0, 1), "--", color="0.5", linewidth=1, zorder=1)
+    upper.plot((0, 1), (0, 1), "--", color="0.6", linewidth=1, zorder=3)
     upper.bar(middles[filled], accuracies[filled], width, color=ACCURACY, label="accuracy")
     upper.bar(
         middles[filled],
@@ -77,7 +77,8 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
         label="distance to mean confidence",
     )
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    upper.legend(fontsize=8, frameon=False, loc="upper left")
+    boxed = {"loc": "upper left", "edgecolor": "none", "framealpha": 0.85}
+    upper.legend(fontsize=8, **boxed)
     error = calibration_error(counts, confidences, accuracies)
     upper.set_title(f"Expected calibration error {100 * error:.2f} %", fontsize=11)
     lower.bar(middles, counts / max(counts.sum(), 1), width, color=COUNT)
@@ -87,7 +88,7 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
         for (name, (values, colour)), style in zip(means.items(), ("-", "--")):
             mean = np.average(values[filled], weights=counts[filled])
             lower.axvline(mean, color=colour, linestyle=style, linewidth=1.3, label=f"mean {name} {100 * mean:.1f} %")
-        lower.legend(fontsize=7.5, frameon=False, loc="upper left")
+        lower.legend(fontsize=7.5, **boxed)
     for axis in (upper, lower):
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)

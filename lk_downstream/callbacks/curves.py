@@ -159,11 +159,11 @@ def _rates(axis: Any, found: dict[str, Series]) -> None:
 def _figures(axis: Any, found: dict[str, Series], monitor: str | None) -> None:
     """The monitored figure with its best; the others thinly, if they are few."""
     monitor = monitor if monitor in found else next(iter(found))
-    others = [name for name in found if name != monitor]
-    for colour, name in zip(OTHERS, others if len(others) <= len(OTHERS) else ()):
-        axis.plot(*found[name], color=colour, linewidth=1, marker=".", markersize=3, label=name.split("/", 1)[1])
     steps, values = found[monitor]
     best = int(values.argmax())
     label = f"{monitor.split('/', 1)[1]}, best {values[best]:.4g} at step {steps[best]}"
-    axis.plot(steps, values, color=STRONG, linewidth=1.8, marker="o", markersize=3.5, label=label)
+    axis.plot(steps, values, color=STRONG, linewidth=1.8, marker="o", markersize=3.5, label=label, zorder=3)
     axis.plot(steps[best], values[best], "o", color=STRONG, markersize=9, markerfacecolor="none")
+    others = [name for name in found if name != monitor]
+    for colour, name in zip(OTHERS, others if len(others) <= len(OTHERS) else ()):
+        axis.plot(*found[name], color=colour, linewidth=1, marker=".", markersize=3, label=name.split("/", 1)[1])
