@@ -46,8 +46,8 @@ class DynamicSparsity(L.Callback):
     gradients counts them too. The average of a weight that has grown starts from its first value, as the authors' does.
 
     Other than in the authors' code, densities hold to one weight and not only in expectation, as many weights grow as
-    were dropped, one that is dropped and grows in the same update starts at zero too, and there is no update at the
-    last step, after which nothing would be trained.
+    were dropped, one that is dropped and grows in the same update starts at zero too, there is no update at the last
+    step, after which nothing would be trained, and SNIP looks at the loss of the task, with its augmentation.
 
     Args:
         sparsity: Share of the weights that is zero, of all masked tensors together.
@@ -59,7 +59,8 @@ class DynamicSparsity(L.Callback):
         final_prune_rate: Share that the last ones exchange.
         update_every: Optimizer steps between updates; 0: no updates.
         only: Regular expression; of all trained matrices and kernels (parameters of 2 or 4 dimensions) those are masked
-            in whose names it is found, such as ``large_kernel.LoRA`` or ``^backbone``.
+            in whose names it is found. The default is what the authors mask, with a classifier's own head; another is
+            ``large_kernel.LoRA``. New heads stay dense: SNIP would leave some of a detector's layers a single weight.
         snip_batches: Batches of each process for ``snip``.
         seed: Of the random choices; None: the one given to ``seed_everything``, or 0.
 
@@ -76,7 +77,7 @@ class DynamicSparsity(L.Callback):
         prune_rate: float = 0.3,
         final_prune_rate: float = 0.005,
         update_every: int = 100,
-        only: str = "",
+        only: str = "^backbone",
         snip_batches: int = 1,
         seed: int | None = None,
     ):
@@ -161,7 +162,8 @@ class DynamicSparsity(L.Callback):
         weights = {name: weight for name, weight in maskable(task, self.only).items() if weight.any()}
         if not weights:
             raise InputError(
-                f"DynamicSparsity: no matrix or kernel of the model has a name in which {self.only!r} (only) is found"
+                f"DynamicSparsity: no matrix or kernel of the model has a name in which {self.only!r} is found: set "
+                "only to another regular expression, or to '' for all of them"
             )
         if self.init == "zeros":
             masks = {name: (weight.detach() != 0).contiguous() for name, weight in weights.items()}
@@ -274,7 +276,8 @@ def _density_table(densities: dict[str, float]) -> Table:
     """A row for each kind of layer: the blocks of a stage, which differ in their number alone, share one."""
     kinds: dict[str, list[float]] = {}
     for name, density in densities.items():
-        kind = re.sub(r"(stages\.\d+\.(?:blocks\.)?)\d+\.", r"\1*.", name.removesuffix(".weight"))
+        layer = re.sub(r"(\.conv)?\.weight$", "", name)
+        kind = re.sub(r"(stages\.\d+\.(?:blocks\.)?)\d+\.", r"\1*.", layer)
         kinds.setdefault(kind, []).append(density)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("sparse layers", overflow="fold")

@@ -35,17 +35,18 @@ class Tiny(L.LightningModule):
     def __init__(self, optimizer=adamw, dropout=0.0):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.net = nn.Sequential(
+        self.backbone = nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(128, 4)
         )
-        for parameter in self.net.parameters():
+        for parameter in self.backbone.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
         self.optimizer_factory = optimizer
 
     def training_step(self, batch, batch_idx):
         images, labels = batch
-        loss = nn.functional.cross_entropy(self.net(images), labels)
+        loss = nn.functional.cross_entropy(self.backbone(images), labels)
         self.log("train/loss", loss)
+        self.logged = loss.item()
         return loss
 
     def configure_optimizers(self):
@@ -92,7 +93,7 @@ def with_zeros(task, share=0.5):
 @pytest.mark.parametrize("growth", ["gradient", "momentum"])
 def test_steps_are_those_of_a_plain_loop(growth, accumulate):
     task, sparsity = with_zeros(Tiny()), DynamicSparsity(init="zeros", growth=growth, prune_rate=0.4, update_every=2)
-    net = copy.deepcopy(task.net)
+    net = copy.deepcopy(task.backbone)
     fit(task, sparsity, accumulate_grad_batches=accumulate)
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.05)
@@ -124,9 +125,9 @@ def test_steps_are_those_of_a_plain_loop(growth, accumulate):
                 values = [value if kept else 0.0 for value, kept in zip(values, mask)]
                 weight.copy_(torch.tensor(values).view(weight.shape))
     for name, mask in masks.items():
-        assert sparsity.masks[f"net.{name}"].flatten().tolist() == mask != first[name]
+        assert sparsity.masks[f"backbone.{name}"].flatten().tolist() == mask != first[name]
     assert sparsity.steps == 9
-    for ours, theirs in zip(task.net.state_dict().values(), net.state_dict().values()):
+    for ours, theirs in zip(task.backbone.state_dict().values(), net.state_dict().values()):
         assert torch.equal(ours, theirs)
 
 
@@ -144,7 +145,7 @@ def test_random_growth_keeps_the_number_of_weights_and_drops_the_smallest():
 
 def test_snip_shares_follow_the_gradient_of_the_first_batches():
     task, sparsity = Tiny(), DynamicSparsity(init="snip", snip_batches=2, update_every=0)
-    net = copy.deepcopy(task.net)
+    net = copy.deepcopy(task.backbone)
     fit(task, sparsity, max_steps=1)
     for images, labels in batches()[:2]:  # one after the other, on the same weights
         (nn.functional.cross_entropy(net(images), labels) / 2).backward()
@@ -152,7 +153,7 @@ def test_snip_shares_follow_the_gradient_of_the_first_batches():
     together = torch.cat([score.flatten() for score in scores.values()]).sort(descending=True).values
     for name, score in scores.items():
         share = (score > together[int(0.6 * together.numel()) - 1]).double().mean().item()
-        assert sparsity.masks[f"net.{name}"].sum() == round(share * score.numel())
+        assert sparsity.masks[f"backbone.{name}"].sum() == round(share * score.numel())
     assert len({f"{mask.double().mean():.3f}" for mask in sparsity.masks.values()}) == 2
 
 
@@ -182,10 +183,12 @@ def test_the_look_at_the_gradients_leaves_no_trace():
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=4,
         enable_model_summary=False, callbacks=[before, DynamicSparsity(init="snip"), after, Order()],
     )  # fmt: skip
-    trainer.fit(Tiny(dropout=0.3), loader)
+    task = Tiny(dropout=0.3)
+    trainer.fit(task, loader)
     assert all(torch.equal(a, b) for a, b in zip(before.seen, after.seen))
     assert before.plain == after.plain
     assert seen == order[:4]
+    assert trainer.callback_metrics == {"train/loss": task.logged}
 
 
 def test_averages_hold_the_masks_and_start_from_the_value_of_a_grown_weight():
@@ -197,7 +200,7 @@ def test_averages_hold_the_masks_and_start_from_the_value_of_a_grown_weight():
 
         def on_train_batch_end(self, trainer, task, *args):
             averages, named = averaging.averages(task), dict(task.named_parameters())
-            name = "net.5.weight"
+            name = "backbone.5.weight"
             mask = sparsity.masks[name].clone()
             self.history.append((mask, averages[name].clone(), named[name].detach().clone()))
 
@@ -235,7 +238,7 @@ def test_a_step_that_the_loss_scaler_skips_is_none(fused):
     watch = Watch(sparsity)
     precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
     task = Tiny(partial(torch.optim.AdamW, lr=0.01, fused=fused))
-    task.net[1] = nn.Identity()  # a batch norm would keep the infinity
+    task.backbone[1] = nn.Identity()  # a batch norm would keep the infinity
     fit(task, sparsity, watch, data=data, max_steps=5, plugins=[precision])
     assert sparsity.steps == 4
     assert watch.outside == 0
@@ -246,22 +249,22 @@ def test_a_step_that_the_loss_scaler_skips_is_none(fused):
 
 def test_fine_tuning_keeps_the_topology_of_the_loaded_weights():
     task = with_zeros(Tiny())
-    task.net[5].reset_parameters()  # a new head
-    zeros = task.net[0].weight == 0
+    task.backbone[5].reset_parameters()  # a new head
+    zeros = task.backbone[0].weight == 0
     sparsity = DynamicSparsity(init="zeros", update_every=0)
     fit(task, sparsity)
-    assert list(sparsity.masks) == ["net.0.weight"]
-    assert torch.equal(task.net[0].weight == 0, zeros)
-    assert task.net[5].weight.all()
+    assert list(sparsity.masks) == ["backbone.0.weight"]
+    assert torch.equal(task.backbone[0].weight == 0, zeros)
+    assert task.backbone[5].weight.all()
 
 
 def test_a_tensor_of_zeros_only_is_not_mistaken_for_a_sparse_one():
     task = with_zeros(Tiny())
-    nn.init.zeros_(task.net[5].weight)
+    nn.init.zeros_(task.backbone[5].weight)
     sparsity = DynamicSparsity(init="zeros")
     fit(task, sparsity)
-    assert list(sparsity.masks) == ["net.0.weight"]
-    assert task.net[5].weight.any()
+    assert list(sparsity.masks) == ["backbone.0.weight"]
+    assert task.backbone[5].weight.any()
 
 
 def segmentation():
@@ -288,7 +291,7 @@ def test_a_stopped_and_resumed_run_ends_as_an_unbroken_one(averaged, tmp_path):
                 trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
 
     def run(ckpt_path=None):
-        sparsity = DynamicSparsity(prune_rate=0.5, update_every=2, only="^backbone")
+        sparsity = DynamicSparsity(prune_rate=0.5, update_every=2)
         averages = [AveragedWeights(0.9)] if averaged else []
         task = segmentation()
         fit(task, sparsity, *averages, Save(), data=pictures(), max_steps=6, ckpt_path=ckpt_path)
@@ -322,9 +325,9 @@ def test_a_checkpoint_of_other_tensors_is_refused(tmp_path):
     sparsity = DynamicSparsity(init="uniform")
     fit(Tiny(), sparsity).save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    checkpoint["callbacks"]["DynamicSparsity"]["shapes"]["net.0.weight"] = [8, 3, 3, 4]
+    checkpoint["callbacks"]["DynamicSparsity"]["shapes"]["backbone.0.weight"] = [8, 3, 3, 4]
     torch.save(checkpoint, tmp_path / "b.ckpt")
-    with pytest.raises(InputError, match=r"mask of net\.0\.weight \[8, 3, 3, 4\]"):
+    with pytest.raises(InputError, match=r"mask of backbone\.0\.weight \[8, 3, 3, 4\]"):
         fit(Tiny(), DynamicSparsity(), ckpt_path=tmp_path / "b.ckpt", max_steps=12)
 
 
@@ -407,7 +410,6 @@ def test_from_the_command_line_with_a_report(tmp_path, monkeypatch, capsys):
     options = {
         "trainer.callbacks+": "DynamicSparsity",
         "trainer.callbacks.update_every": 2,
-        "trainer.callbacks.only": "^backbone",
         "trainer.max_steps": 3,
         "trainer.val_check_interval": 3,
         "trainer.num_sanity_val_steps": 0,
