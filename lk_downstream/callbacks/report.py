@@ -123,10 +123,14 @@ class RunReport(L.Callback):
         if self.last:
             best, figure = self.best, task.monitor.split("/")[-1]
             console.print(class_table(best["classes"]))
-            others = "  ".join(f"{name} {_show(value)}" for name, value in best["summary"].items() if name != figure)
+            kinds = figures_of_kinds(best["summary"])
+            if kinds:
+                console.print("", class_table(kinds), sep="\n")
+            single = {} if kinds else best["summary"]
+            others = "".join(f"  {name} {_show(value)}" for name, value in single.items() if name != figure)
             fitted = f" (best, step {best['step']}; last {_show(self.last['summary'][figure])})"
             note = fitted if trainer.state.fn == "fit" else ""
-            console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]  {others}{note}")
+            console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]{others}{note}")
         for section in _sections(trainer, task):
             console.print(*section.shown, sep="\n")
         figures = self._figures(trainer, task)
@@ -154,6 +158,16 @@ class RunReport(L.Callback):
 def _sections(trainer: L.Trainer, task: L.LightningModule) -> list[Section]:
     sections = [callback.report_section(task) for callback in trainer.callbacks if isinstance(callback, Reporting)]
     return [section for section in sections if section is not None]
+
+
+def figures_of_kinds(summary: dict[str, float]) -> dict[str, list]:
+    """The figures named ``<kind>_<figure>``, as ``bbox_AP``, as columns of a table with a row for each kind."""
+    named = {tuple(name.rsplit("_", 1)): value for name, value in summary.items() if "_" in name}
+    kinds = list(dict.fromkeys(kind for kind, _ in named))
+    figures = dict.fromkeys(figure for _, figure in named)
+    if not kinds:
+        return {}
+    return {"": kinds} | {name: [named.get((kind, name), math.nan) for kind in kinds] for name in figures}
 
 
 def class_table(columns: dict[str, list], most: int = 200) -> Table:

@@ -1,5 +1,6 @@
-"""What a run says when it starts."""
+"""What a run says when it starts and ends."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from lk_downstream.callbacks import RunReport
+from lk_downstream.callbacks.report import figures_of_kinds
 from lk_downstream.ops import LargeKernelConv2d, notice
 
 
@@ -20,3 +22,13 @@ def test_large_kernels_are_told_of_once(kind, lines, capsys):
     assert len(printed) == lines
     assert "backbone 0.0004 M" in printed[0]
     assert printed[1:] == [notice("cpu")] * (lines - 1)
+
+
+def test_figures_of_several_kinds_are_a_table():
+    summary = {"bbox_AP": 0.5, "bbox_AR1": 0.25, "segm_AP": 0.75}
+    table = figures_of_kinds(summary)
+    assert table.pop("") == ["bbox", "segm"]
+    assert table["AP"] == [0.5, 0.75]
+    assert table["AR1"][0] == 0.25
+    assert math.isnan(table["AR1"][1])
+    assert figures_of_kinds({"mIoU": 0.5, "aAcc": 0.7}) == {}
