@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import posterize
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
@@ -57,6 +59,7 @@ class TrainingPicture:
             raise InputError(
                 f"data.auto_augment: timm knows no policy {auto_augment!r}; the papers' is rand-m9-mstd0.5-inc1"
             ) from error
+        allow_zero_bits(colours)
         self.steps = (crop, colours)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +68,22 @@ class TrainingPicture:
         for step in self.steps:
             picture = step(picture)
         return {**sample, "image": from_pil(picture)}
+
+
+def allow_zero_bits(colours: v2.Compose) -> None:
+    """Let timm's strongest posterization, which leaves no bit, give a black picture, as it did in the papers.
+
+    Newer releases of Pillow refuse to leave less than one bit, which would end a training by chance.
+    """
+    for step in colours.transforms:
+        operations = [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]
+        for operation in operations:
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterize
+
+
+def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+    return posterize(picture, bits) if bits > 0 else Image.new(picture.mode, picture.size)
 
 
 class EvaluationPicture:
