@@ -10,10 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lk_downstream.errors import InputError
+
+SHORT = 0.05  # share of the first weights in the last average, from which on a run is too short for its decay
 
 
 class AveragedWeights(WeightAveraging):
@@ -55,6 +58,7 @@ class AveragedWeights(WeightAveraging):
             like = torch.empty_like(current, device=self._device)  # in the memory format that Task.setup chose
             average.data = like.copy_(average if restored else current).detach()
         self._average_model.n_averaged.clamp_(min=1)  # at 0 the first step would replace the average
+        self._say_if_short(trainer)
 
     def averages(self, task: L.LightningModule) -> dict[str, Tensor]:
         """The average of each parameter and buffer of ``task`` by name, to be changed in place; empty out of ``fit``.
@@ -99,6 +103,17 @@ class AveragedWeights(WeightAveraging):
         """Restore both in training; a checkpoint without an average starts one, and an evaluation has its own."""
         if self._average_model is not None and "averaging_state" in checkpoint:
             super().on_load_checkpoint(trainer, task, checkpoint)
+
+    def _say_if_short(self, trainer: L.Trainer) -> None:
+        """Warn of a run after which the average is largely the weights that it started with."""
+        steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        share = self.decay**steps
+        if share > SHORT and trainer.is_global_zero:
+            Console(soft_wrap=True).print(
+                f"AveragedWeights: after the {steps} steps of this run {100 * share:.0f} % of the average are the "
+                f"weights that it starts with; a decay of {0.02 ** (1 / steps):.4g} leaves 2 %",
+                style="yellow",
+            )
 
     def _exchange(self, task: L.LightningModule) -> None:
         self._swap_models(task)

@@ -209,6 +209,14 @@ def test_a_validation_that_fails_leaves_the_plain_weights(tmp_path):
     same(state(task), recorder.steps[2])
 
 
+def test_a_run_that_is_too_short_for_its_decay_says_so(tmp_path, capsys):
+    train(tmp_path, 2, AveragedWeights(DECAY))
+    said = capsys.readouterr().out
+    assert "after the 2 steps of this run 49 % of the average are the weights" in " ".join(said.split())
+    train(tmp_path, 10, AveragedWeights(DECAY))
+    assert "AveragedWeights" not in capsys.readouterr().out  # 3 %
+
+
 def test_what_cannot_be_averaged(tmp_path):
     with pytest.raises(InputError, match=r"decay has to be .* not 1.5"):
         AveragedWeights(1.5)
