@@ -116,9 +116,13 @@ class CLI(LightningCLI):
         config.model.init_args.classes = tuple(data.classes)
         if "num_classes" in config.model.init_args.backbone.init_args:  # of a classifier
             config.model.init_args.backbone.init_args.num_classes = len(data.classes)
+        trained = checkpoint or config.model.init_args.get("weights")
+        if "num_classes" in config.model.init_args.backbone.init_args:  # its weights are all that there are
+            trained = trained or config.model.init_args.backbone.init_args.get("weights")
+        if self.subcommand in ("predict", "robustness") and not trained:
+            what = FOLDERS[self.subcommand]
+            raise InputError(f"{what} needs a trained model: give --ckpt_path FILE or --model.weights FILE")
         if self.subcommand == "predict":
-            if not config.get("ckpt_path") and not config.model.init_args.get("weights"):
-                raise InputError("prediction needs a trained model: give --ckpt_path FILE or --model.weights FILE")
             config.return_predictions = False  # a callback writes them; together they may not fit into memory
         if checkpoint or config.model.init_args.get("weights") or config.get("print_groups"):
             config.model.init_args.backbone.init_args.weights = None

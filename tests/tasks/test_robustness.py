@@ -179,5 +179,8 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "ImageNet-C is partial" in shown
     assert "robustness.json" in shown
+    with pytest.raises(SystemExit, match="robustness needs a trained model: give --ckpt_path FILE"):
+        main("robustness", [*small, "--imagenet_a", "a"])
+    demo = str(ROOT / "configs" / "demo_segmentation.yaml")
     with pytest.raises(SystemExit, match="robustness is evaluated of classification"):
-        main("robustness", ["--config", str(ROOT / "configs" / "demo_segmentation.yaml"), "--imagenet_a", "a"])
+        main("robustness", ["--config", demo, "--model.weights", checkpoint, "--imagenet_a", "a"])
