@@ -14,9 +14,9 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
@@ -58,6 +58,13 @@ class Help(DefaultHelpFormatter):
         return f"{text}, known subclasses: {known}" if 0 < known.count(",") < 20 else text
 
 
+class SavedConfig(SaveConfigCallback):
+    """The run's ``config.yaml``, without the names of the classes, which come from the data each time."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, *args: Any, **kwargs: Any):
+        super().__init__(parser, _without_classes(config), *args, **kwargs)
+
+
 class CLI(LightningCLI):
     """``fit``, ``validate`` and ``predict`` of any task on any data module, and ``robustness`` of a classifier."""
 
@@ -69,6 +76,7 @@ class CLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # optimizer and schedule are the task's arguments
+            save_config_callback=SavedConfig,
             save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_trainer
             seed_everything_default=0,
             load_from_checkpoint_support=False,  # a checkpoint's settings would overrule the command line's
@@ -132,7 +140,10 @@ class CLI(LightningCLI):
         if self.config[self.subcommand].get("print_groups"):
             Console().print(groups_table(self.model.groups, self.model, self.model.optimizer_factory))
             raise SystemExit(0)
-        self.model.recipe = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]["model"]
+        # The names of thousands of classes would take seconds on their way through the parser.
+        plain = yaml.safe_load(self.parser.dump(_without_classes(self.config, self.subcommand), skip_none=False))
+        self.model.recipe = plain[self.subcommand]["model"]
+        self.model.recipe["init_args"]["classes"] = list(self.model.classes)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the run's folder; intervals of validation count optimizer steps."""
@@ -161,6 +172,12 @@ class CLI(LightningCLI):
         path = Path(str(files[0])).absolute()
         # What is done with the config that a run has saved belongs beside that run.
         return path.parent.parent.name if path.name == "config.yaml" else path.stem
+
+
+def _without_classes(config: Namespace, subcommand: str | None = None) -> Namespace:
+    config = config.clone()
+    (config[subcommand] if subcommand else config).model.init_args.classes = ()
+    return config
 
 
 def next_version(folder: Path, kind: str) -> str:

@@ -36,6 +36,9 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("stem", STEMS)
 def test_two_steps_and_one_evaluation(stem, pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for module in ("curves", "classification_plots"):  # drawn at each run, which takes longer than two steps
+        monkeypatch.setattr(f"lk_downstream.callbacks.{module}.write_picture", lambda *arguments: None)
+        monkeypatch.setattr(f"lk_downstream.callbacks.{module}.rendered", lambda figure: None)
     content = CONTENT[stem]
     name = content["model"]["init_args"]["backbone"]["init_args"]["name"]
     family = next(family for family in sorted(SMALL, reverse=True) if name.startswith(family))
