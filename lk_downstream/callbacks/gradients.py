@@ -31,7 +31,7 @@ def first_gradients(
     """
     model = copy.deepcopy(task).float().train()
     model.trainer = trainer
-    model.log = lambda *args, **options: None
+    model.log = lambda *args, **options: None  # Lightning refuses some of it before the first step
     named = dict(model.named_parameters())
     weights = {name: named[name] for name in names}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -54,7 +54,8 @@ def _batches(trainer: L.Trainer, number: int) -> list:
     """The first batches of an epoch, from a loader that the training does not use."""
     if trainer.datamodule is not None:
         return list(itertools.islice(trainer.datamodule.train_dataloader(), number))
-    loader = copy.copy(trainer.train_dataloader)  # without its worker processes
+    loader = copy.copy(trainer.train_dataloader)
+    loader.num_workers = 0  # those that persist would not begin again
     state = loader.generator.get_state() if loader.generator else None
     batches = list(itertools.islice(loader, number))
     if state is not None:

@@ -45,7 +45,7 @@ class Tiny(L.LightningModule):
     def training_step(self, batch, batch_idx):
         images, labels = batch
         loss = nn.functional.cross_entropy(self.backbone(images), labels)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, on_step=True)  # which Lightning refuses before the first step
         self.logged = loss.item()
         return loss
 
@@ -157,38 +157,55 @@ def test_snip_shares_follow_the_gradient_of_the_first_batches():
     assert len({f"{mask.double().mean():.3f}" for mask in sparsity.masks.values()}) == 2
 
 
-def test_the_look_at_the_gradients_leaves_no_trace():
+class Noisy(torch.utils.data.Dataset):
+    """Other noise on every look."""
+
+    def __init__(self):
+        self.batches = batches(8)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        images, labels = self.batches[index]
+        return images + torch.rand(()), labels
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_look_at_the_gradients_leaves_no_trace(workers):
     class State(L.Callback):
         def on_train_start(self, trainer, task):
-            buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
-            self.seen = [torch.get_rng_state(), torch.tensor(random.getstate()[1]), *buffers.values()]
-            self.plain = (
-                trainer.global_step,
-                trainer.callback_metrics,
-                [p.grad for p in task.parameters()],
-                task.training,
-            )
+            self.tensors = [torch.get_rng_state(), torch.tensor(random.getstate()[1])]
+            self.tensors += [buffer.clone() for buffer in task.buffers()]
+            self.plain = trainer.global_step, [p.grad for p in task.parameters()], task.training
 
-    torch.manual_seed(0)
-    before, after, data = State(), State(), batches()
-    loader = DataLoader(data, batch_size=None, shuffle=True, generator=torch.Generator().manual_seed(0))
-    order = [labels.tolist() for _, labels in copy.deepcopy(loader)]
-    seen = []
+    class Seen(L.Callback):
+        def __init__(self):
+            self.batches = []
 
-    class Order(L.Callback):
         def on_train_batch_start(self, trainer, task, batch, batch_idx):
-            seen.append(batch[1].tolist())
+            self.batches.append(batch[0])
 
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=4,
-        enable_model_summary=False, callbacks=[before, DynamicSparsity(init="snip"), after, Order()],
-    )  # fmt: skip
-    task = Tiny(dropout=0.3)
-    trainer.fit(task, loader)
-    assert all(torch.equal(a, b) for a, b in zip(before.seen, after.seen))
+    def run(*callbacks):
+        torch.manual_seed(0)
+        options = {"num_workers": workers, "persistent_workers": workers > 0}
+        generator = torch.Generator().manual_seed(0)
+        loader = DataLoader(Noisy(), batch_size=None, shuffle=True, generator=generator, **options)
+        task, seen = Tiny(dropout=0.3), Seen()
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=10,
+            enable_model_summary=False, callbacks=[*callbacks, seen],
+        )  # fmt: skip
+        trainer.fit(task, loader)
+        assert trainer.callback_metrics == {"train/loss": task.logged}
+        return seen.batches
+
+    before, after = State(), State()
+    sparse, dense = run(before, DynamicSparsity(init="snip"), after), run()
+    assert all(torch.equal(a, b) for a, b in zip(before.tensors, after.tensors))
     assert before.plain == after.plain
-    assert seen == order[:4]
-    assert trainer.callback_metrics == {"train/loss": task.logged}
+    assert len(sparse) == 10  # more than an epoch
+    assert all(torch.equal(a, b) for a, b in zip(sparse, dense))
 
 
 def test_averages_hold_the_masks_and_start_from_the_value_of_a_grown_weight():
