@@ -143,6 +143,18 @@ def test_random_growth_keeps_the_number_of_weights_and_drops_the_smallest():
         assert changed == [False, True, False, False, True, False, False, False]  # and none after the last step
 
 
+def test_a_tensor_that_would_keep_all_its_weights_is_left_dense():
+    sparsity = DynamicSparsity(sparsity=0.1, init="erk", update_every=0)
+    task = Tiny()
+    fit(task, sparsity, max_steps=1)
+    assert list(sparsity.masks) == ["backbone.0.weight"]  # the other would need 1.13 of its weights
+    assert sparsity.masks["backbone.0.weight"].sum() == round(0.9 * (216 + 512)) - 512
+    assert task.backbone[5].weight.all()
+    section = sparsity.report_section(task)
+    assert section.figures["nonzero"] == sum(int(parameter.count_nonzero()) for parameter in task.parameters())
+    assert section.figures["layers"] == {"backbone.0.weight": pytest.approx(143 / 216)}
+
+
 def test_snip_shares_follow_the_gradient_of_the_first_batches():
     task, sparsity = Tiny(), DynamicSparsity(init="snip", snip_batches=2, update_every=0)
     net = copy.deepcopy(task.backbone)
