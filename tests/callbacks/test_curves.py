@@ -107,11 +107,11 @@ def test_a_run_leaves_its_curves(tmp_path, monkeypatch, capsys):
         *("--config", str(ROOT / "configs" / "demo_segmentation.yaml")),
         *("--data.synthetic", "{train: 12, val: 5, size: [64, 80]}", "--data.workers", "0"),
         *("--data.batch_size", "4", "--data.crop_size", "64", "--data.scale", "[80, 64]"),
-        *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"),
     ])  # fmt: skip
     run = Path(cli.trainer.log_dir)
     series = read_series(run / "metrics.csv")
-    assert series["train/loss"][0].tolist() == series["lr-AdamW/pg1"][0].tolist() == [1, 2]
+    assert series["train/loss"][0].tolist() == series["lr-AdamW/pg1"][0].tolist() == [1, 2, 3]
     drawn = np.asarray(Image.open(run / "curves.png"))
     assert np.array_equal(drawn, np.asarray(Image.open(plot_run(run))))  # complete when it was drawn
     assert os.path.join("run_0", "curves.png") in capsys.readouterr().out
