@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -35,10 +36,8 @@ class Curves(L.Callback):
 
     def _draw(self, trainer: L.Trainer, monitor: str) -> None:
         folder = getattr(trainer.logger, "log_dir", None)  # of this process: trainer.log_dir asks all of them
-        if trainer.is_global_zero and folder and not trainer.fast_dev_run:
-            for logger in trainer.loggers:
-                logger.save()  # what is still in memory
-            if (Path(folder) / "metrics.csv").exists():
+        if trainer.is_global_zero and folder:
+            with contextlib.suppress(InputError):  # a run too short to have figures
                 plot_run(folder, monitor)
 
 

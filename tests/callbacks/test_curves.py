@@ -3,12 +3,13 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lk_downstream.callbacks import plot_run
+from lk_downstream.callbacks import Curves, plot_run
 from lk_downstream.callbacks.classification_plots import calibration_error, draw_pairs, reliability_diagram
 from lk_downstream.callbacks.curves import draw_curves, read_series, smoothed
 from lk_downstream.cli import main
@@ -115,6 +116,15 @@ def test_a_run_leaves_its_curves(tmp_path, monkeypatch, capsys):
     drawn = np.asarray(Image.open(run / "curves.png"))
     assert np.array_equal(drawn, np.asarray(Image.open(plot_run(run))))  # complete when it was drawn
     assert os.path.join("run_0", "curves.png") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "epoch,step\n", "epoch,step,train/loss\n0,9,nan\n"])
+def test_a_run_without_figures_ends_as_any_other(tmp_path, content):
+    if content:
+        (tmp_path / "metrics.csv").write_text(content)
+    trainer = SimpleNamespace(logger=SimpleNamespace(log_dir=str(tmp_path)), is_global_zero=True)
+    Curves().on_fit_end(trainer, SimpleNamespace(monitor="val/top1"))
+    assert not (tmp_path / "curves.png").exists()
 
 
 def test_a_classifier_leaves_its_plots(tmp_path, monkeypatch, capsys):
