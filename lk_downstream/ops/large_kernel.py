@@ -99,7 +99,8 @@ def _is_bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether nothing but the result is wanted: no gradient, cast, trace, or mode that watches operators.
 
     The way through PyTorch's dispatcher costs 0.1 ms when the caches are cold, as they are in a network: as much as
-    a small convolution.
+    a small convolution. For the same reason this asks no more than it must: what exports by other means than a trace
+    puts tensors of its own types in the place of ``x``.
     """
     if torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
@@ -108,7 +109,7 @@ def _is_bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return not (
         torch.is_autocast_enabled(x.device.type)
         or torch.are_deterministic_algorithms_enabled()
-        or _is_recorded()
+        or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack()
         or (bias is not None and bias.dtype != x.dtype)
         or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
