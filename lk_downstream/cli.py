@@ -203,6 +203,8 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
     """
     args = sys.argv[1:] if args is None else list(args)
     quieten()
+    if subcommand != "fit":  # what averaged or reported in a training has no part in an evaluation
+        warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which convolutions have by default
     try:
@@ -231,7 +233,6 @@ def quieten() -> None:
         ".*exists and is not empty.*",  # the run's folder, which the config is saved to first
         ".*the output would more aligned if.*",  # the published Cityscapes models are used at such sizes
         ".*dirpath has changed.*",  # a resumed run has a folder of its own
-        r".*add the following callbacks: \['RunReport'\].*",  # it has no part in `robustness`
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # steps count here, not epochs
     ):
         warnings.filterwarnings("ignore", message)

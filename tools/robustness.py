@@ -1,7 +1,7 @@
 """Evaluate on ImageNet-A, -R, -Sketch, -C and -C-bar, as many of them as there are.
 
 Examples:
-python tools/robustness.py --config CONFIG --model.backbone.weights in1k --imagenet_a data/imagenet-a
+python tools/robustness.py --config CONFIG --model.weights in1k_ema --imagenet_a data/imagenet-a
 python tools/robustness.py --config CONFIG --ckpt_path CHECKPOINT --imagenet_c data/imagenet-c
 """
 

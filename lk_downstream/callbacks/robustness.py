@@ -56,7 +56,7 @@ class RobustnessReport(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Print and write the figures of all processes."""
-        hits, pictures = (counts.tolist() for counts in self.metric.compute())
+        hits, pictures = (counts.reshape(-1).tolist() for counts in self.metric.compute())  # of one part: no list
         self.results = summarize(self.trees, hits, pictures)
         path = Path(trainer.default_root_dir) / "robustness.json"
         if trainer.is_global_zero:
@@ -109,7 +109,9 @@ def _corruptions(rows: list[tuple[Part, int, int]]) -> dict[str, Any]:
 
 def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
     """A row for each benchmark and each corruption, in percent, and what the partial ones lack."""
-    table = Table("", "top-1", "error", "CE", "pictures", box=None, header_style="bold", pad_edge=False)
+    relative = any("mCE" in figures for figures in results.values())
+    columns = ("", "top-1", "error", *(["CE"] if relative else []), "pictures")
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     notes = []
@@ -117,24 +119,23 @@ def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
         partial = bool(figures["missing"])
         if partial:
             notes.append(f"* {name} is partial, without {_listed(figures['missing'])}")
-        row = {"error": 1 - figures["top1"], **figures}
-        mean = _percent(row.get("mCE"))
-        cells = (_percent(row["top1"]), _percent(row["error"]), mean, str(row["pictures"]))
-        table.add_row(f"{name}{' *' * partial}", *cells, style="bold")
+        cells = _cells(1 - figures["top1"], figures.get("mCE"), relative)
+        table.add_row(f"{name}{' *' * partial}", *cells, str(figures["pictures"]), style="bold")
         for corruption, values in figures.get("corruptions", {}).items():
-            cells = (_percent(1 - values["error"]), _percent(values["error"]), _percent(values.get("CE")))
-            table.add_row(f"  {corruption}", *cells, "")
-    if any("mCE" in figures for figures in results.values()):
+            table.add_row(f"  {corruption}", *_cells(values["error"], values.get("CE"), relative), "")
+    if relative:
         notes.append("CE: error relative to AlexNet's; in bold the mean (mCE)")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
 
 
+def _cells(error: float, relative_error: float | None, relative: bool) -> list[str]:
+    """Top-1, error and, if there is a column for it, the relative error, in percent."""
+    values = [1 - error, error, *([relative_error] if relative else [])]
+    return ["" if value is None else f"{100 * value:.2f}" for value in values]
+
+
 def _listed(missing: list[str], most: int = 12) -> str:
     rest = f" and {len(missing) - most} more" if len(missing) > most else ""
     return ", ".join(missing[:most]) + rest
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,21 @@ def test_figures_by_hand_and_the_mark_of_partial_ones(tmp_path):
     assert "ImageNet-C *" in list(table.columns[0].cells)
     whole = summarize(Trees(trees.parts[:1], {"imagenet_r": []}), [3], [4])
     assert "*" not in str(robustness_table(whole).caption)
+
+
+def test_one_set_alone(tmp_path, capsys):
+    picture(tmp_path / "a" / WNIDS[6] / "0.jpg")
+    report = RobustnessReport(find_trees({"imagenet_a": str(tmp_path / "a")}, WNIDS))
+    batch = {"label": torch.tensor([6, 6]), "part": torch.tensor([0, 0])}
+    report.on_validation_batch_end(None, None, {"prediction": torch.randn(2, 1000)}, batch, 0)
+    report.on_validation_end(SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True), None)
+    assert report.results["ImageNet-A"] == {
+        "top1": 1.0, "pictures": 2, "classes": 1, "missing": ["199 of 200 classes"],
+    }  # fmt: skip
+    assert json.loads((tmp_path / "robustness.json").read_text()) == report.results
+    shown = capsys.readouterr().out
+    assert "100.00" in shown
+    assert "CE" not in shown
 
 
 def test_wrong_folders_are_answered_with_the_expected_tree(tmp_path):
