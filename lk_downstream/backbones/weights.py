@@ -132,7 +132,7 @@ class _Layout:
         wrapped = isinstance(getattr(network, "body", None), nn.Module)  # a Backbone or a Classifier
         self.network = network.body if wrapped else network
         self.prefix = f"{self.owner}body." if wrapped else self.owner
-        self.name = self.extractor.name if self.extractor else _architecture(network)
+        self.name = self.extractor.name if self.extractor else _architecture(self.network)
         self.heads = _HEADS if hasattr(model, "head") else {}
         # What the model has beside the network: its heads, a neck, ...
         self.parts = {key.split(".", 1)[0] for key in model.state_dict() if self.owner} - {self.owner.rstrip(".")}

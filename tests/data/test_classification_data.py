@@ -1,0 +1,244 @@
+"""Class folders, ImageNet's layout, and the pictures that the papers train and evaluate with."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from lk_downstream.data import (
+    ClassFolder,
+    ClassificationData,
+    EvaluationPicture,
+    ImageNet,
+    ImageNet22K,
+    Synthetic,
+    TrainingPicture,
+)
+from lk_downstream.data.classification_transforms import allow_zero_bits, collate_pictures, to_pil
+from lk_downstream.data.reading import read_picture
+from lk_downstream.data.synthetic_layouts import write_imagenet
+from lk_downstream.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("classes") / "imagenet"
+    write_imagenet(root, Synthetic(train=12, val=7, size=(70, 90)))
+    return root
+
+
+def folders(root, **counts):
+    """A tree with the given number of pictures in each ``split/class``."""
+    for place, count in counts.items():
+        folder = Path(root, *place.split("__"))
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (20, 16), (number, 0, 0)).save(folder / f"{number}.jpg")
+    return root
+
+
+def data(root, dataset=ClassFolder, **options):
+    return ClassificationData(
+        partial(dataset, root=str(root)), **{"batch_size": 2, "size": 16, "workers": 0, **options}
+    )
+
+
+def test_labels_are_the_places_of_the_sorted_folders(tmp_path):
+    root = folders(
+        tmp_path, train__wasps=2, train__ants=1, train__bees__queens=3, val__ants=1, val__bees=1, val__wasps=1
+    )
+    found = ClassFolder("train", root)
+    assert found.classes == ("ants", "bees", "wasps")
+    assert len(found) == 6
+    assert [found[index]["label"] for index in range(6)] == [0, 1, 1, 1, 2, 2]
+    assert found[1]["name"] == "bees/queens/0.jpg"
+    assert found[1]["image"].shape == (3, 16, 20)
+
+
+def test_what_is_no_picture_is_passed_over(tmp_path):
+    root = folders(tmp_path, train__ants=1)
+    (root / "train" / "ants" / "Thumbs.db").write_text("")
+    (root / "train" / "ants" / ".hidden.jpg").write_text("")
+    (root / "train" / ".cache").mkdir()
+    assert len(ClassFolder("train", root)) == 1
+
+
+def test_imagenet_counts_all_its_classes_whichever_are_there(tree):
+    found = ImageNet("val", tree, complete=False)
+    assert len(found.classes) == len(set(found.classes)) == 1000
+    assert found.classes[0] == "tench"
+    assert found.classes[281] == "tabby"
+    labels = {found.wnids[found[index]["label"]] for index in range(len(found))}
+    assert labels == {path.name for path in (tree / "val").iterdir()}
+    assert found[0]["label"] == 0
+
+
+def test_imagenet_22k_is_a_flat_folder_of_classes_in_the_order_of_their_ids(tree):
+    found = ImageNet22K("train", tree / "train", complete=False)
+    assert len(found.wnids) == 21841
+    assert list(found.wnids) == sorted(found.wnids)
+    assert len(found) == 12
+    assert found.wnids[found[0]["label"]] == found[0]["name"].split("/")[0]
+    module = data(tree / "train", partial(ImageNet22K, complete=False), val_split=None)
+    module.setup("fit")
+    assert module.val_dataloader() == []
+    assert len(next(iter(module.train_dataloader()))["label"]) == 2
+
+
+def test_an_incomplete_imagenet_is_refused(tree):
+    with pytest.raises(InputError, match="lacks 994 of 1000 classes, such as n01443537"):
+        len(ImageNet("val", tree))
+
+
+def test_a_folder_that_is_no_class_of_imagenet(tmp_path):
+    with pytest.raises(InputError, match="cats is no class of ImageNet"):
+        len(ImageNet("val", folders(tmp_path, val__cats=1)))
+
+
+def test_an_empty_class_folder(tmp_path):
+    with pytest.raises(InputError, match=r"bees holds no picture: add pictures of this class, or remove the folder"):
+        len(ClassFolder("train", folders(tmp_path, train__ants=1, train__bees=0)))
+
+
+def test_pictures_without_class_folders(tmp_path):
+    with pytest.raises(InputError, match="val holds no class folders: sort its pictures"):
+        len(ClassFolder("val", folders(tmp_path, val=3)))
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"there is no folder .*val.*did you mean 'valid'"):
+        len(ClassFolder("val", folders(tmp_path, train__ants=1, valid__ants=1)))
+
+
+@pytest.mark.parametrize("place", ["train__wasps", "val__wasps"])
+def test_a_class_list_that_differs_between_the_splits(tmp_path, place):
+    module = data(folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__bees=1, **{place: 1}))
+    one, other = ("train", "val") if place.startswith("train") else ("val", "train")
+    with pytest.raises(InputError, match=rf"{one} has 1 class folders that .*{other} lacks \(wasps\)"):
+        module.setup("fit")
+
+
+def test_a_corrupt_picture_is_named(tmp_path):
+    root = folders(tmp_path, train__ants=2, val__ants=1)
+    file = root / "train" / "ants" / "1.jpg"
+    file.write_bytes(file.read_bytes()[:200])
+    module = data(root)
+    module.setup("fit")
+    with pytest.raises(InputError, match=r"1\.jpg is truncated or damaged"):
+        list(module.train_dataloader())
+
+
+def test_an_evaluation_needs_no_training_pictures(tmp_path):
+    module = data(folders(tmp_path, val__ants=1, val__bees=2))
+    module.setup("validate")
+    assert module.classes == ("ants", "bees")
+    batch = next(iter(module.val_dataloader()))
+    assert batch["image"].shape == (3, 3, 16, 16)
+    assert batch["label"].tolist() == [0, 1, 1]
+
+
+def test_a_training_batch(tree):
+    module = data(tree, partial(ImageNet, complete=False), batch_size=4, size=32)
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].shape == (4, 3, 32, 32)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["label"].dtype == torch.int64
+    assert len(batch["name"]) == 4
+
+
+def test_an_epoch_has_whole_optimizer_steps(tree):
+    module = data(tree, partial(ImageNet, complete=False), batch_size=8)
+    module.trainer = type(
+        "T", (), {"accumulate_grad_batches": 4, "world_size": 1, "global_rank": 0, "num_devices": 1}
+    )()
+    module.setup("fit")
+    loader = module.train_dataloader()
+    assert module.device_batch_size == 2
+    assert len(loader) == 4  # 12 pictures: one step of 8, and not a second of 4
+
+
+def test_prediction_takes_pictures_of_any_size(tree):
+    module = data(tree, partial(ImageNet, complete=False), predict=str(tree / "val"))
+    assert next(iter(module.predict_dataloader()))["image"].shape == (7, 3, 16, 16)
+
+
+def picture(height=300, width=417):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((1, 3, 12, 16), generator=generator) * 255
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255).byte()[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (224, {"crop_pct": 0.875}),
+        (160, {"crop_pct": 0.875}),
+        (320, {"crop_pct": 0.875}),
+        (384, {"crop_pct": 1.0, "crop_mode": "squash"}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(300, 417), (501, 333)])
+def test_evaluation_is_pixel_for_pixel_timms(size, options, shape):
+    image = picture(*shape)
+    expected = create_transform((3, size, size), interpolation="bicubic", use_prefetcher=True, **options)(to_pil(image))
+    assert torch.equal(EvaluationPicture(size)({"image": image})["image"], torch.as_tensor(expected))
+
+
+def test_training_is_pixel_for_pixel_timms():
+    """With the same seeds, and decoded by the same decoder."""
+    import random
+
+    image = picture()
+    theirs = create_transform(
+        (3, 96, 96), is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", use_prefetcher=True
+    )
+    allow_zero_bits(theirs)
+    ours = TrainingPicture(96)
+    for seed in range(40):
+        results = []
+        for side in (lambda: ours({"image": image})["image"], lambda: torch.as_tensor(theirs(to_pil(image)))):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            results.append(side())
+        assert torch.equal(*results), seed
+
+
+def test_the_strongest_posterization_gives_black_and_no_error():
+    from timm.data.auto_augment import AugmentOp
+
+    steps = create_transform((3, 32, 32), is_training=True, auto_augment="rand-m10-inc1", separate=True)[1]
+    allow_zero_bits(steps)
+    operation = next(op for op in steps.transforms[0].ops if op.name.startswith("Posterize"))
+    assert isinstance(operation, AugmentOp)
+    operation.prob = 1.0
+    assert np.asarray(operation(Image.new("RGB", (4, 4), (200, 100, 50)))).max() == 0
+
+
+def test_an_unknown_policy():
+    with pytest.raises(InputError, match="timm knows no policy 'random'"):
+        TrainingPicture(32, auto_augment="random")
+
+
+def test_imagenet_is_not_turned_by_exif_and_own_pictures_are(tmp_path):
+    folder = folders(tmp_path, train__n01440764=0) / "train" / "n01440764"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (20, 10)).save(folder / "a.jpg", exif=exif)
+    assert ClassFolder("train", tmp_path)[0]["image"].shape == (3, 20, 10)
+    assert ImageNet("train", tmp_path, complete=False)[0]["image"].shape == (3, 10, 20)
+    Image.new("RGB", (20, 10)).save(folder / "a.webp", exif=exif)  # not by the fast decoder
+    assert read_picture(folder / "a.webp", orientation=False).shape == (3, 10, 20)
+
+
+def test_collated_pictures_are_what_they_were():
+    images = [picture(8, 8), picture(8, 8).flip(1)]
+    batch = collate_pictures([{"image": image, "name": "x", "label": label} for label, image in enumerate(images)])
+    assert torch.equal(batch["image"], torch.stack(images))
+    assert batch["label"].tolist() == [0, 1]
