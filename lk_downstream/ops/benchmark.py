@@ -31,6 +31,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 AUTHORS = "authors, contiguous"  # networks as their authors have them, see `networks`
 CONTIGUOUS = "plain, contiguous"  # what that comes to for a single layer
 FFT = "FFT, contiguous"
+LEAST = 0.02  # seconds of one measurement
 
 
 @dataclass
@@ -62,23 +63,37 @@ class Row:
 
 
 def measure(sides: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, tuple[list, float]]:
-    """Seconds of every round, and peak MiB, of each side; one more round goes first to warm up (and to tune)."""
+    """Seconds of every round, and peak MiB, of each side; one more round goes first to warm up (and to tune).
+
+    What takes less than ``LEAST`` seconds is run several times in a round, since one call after another side's leaves
+    the time to fill the caches again, which a network does not spend.
+    """
     taken: dict[str, list[float]] = {name: [] for name in sides}
     memory = dict.fromkeys(sides, math.nan)
     gpu = device.type == "cuda"
-    for number in range(rounds + 1):
-        for name, run in sides.items():
+    timed = {}
+    for name, run in sides.items():
+        run()
+        times = max(1, round(LEAST / max(_seconds(run, 1, gpu), 1e-6)))
+        timed[name] = functools.partial(_seconds, run, times, gpu)
+    for _ in range(rounds):
+        for name, side in timed.items():
             if gpu:
-                torch.cuda.synchronize(device)
                 torch.cuda.reset_peak_memory_stats(device)
-            began = time.perf_counter()
-            run()
-            if gpu:
-                torch.cuda.synchronize(device)
-            if number:
-                taken[name].append(time.perf_counter() - began)
-                memory[name] = torch.cuda.max_memory_allocated(device) / 2**20 if gpu else math.nan
+            taken[name].append(side())
+            memory[name] = torch.cuda.max_memory_allocated(device) / 2**20 if gpu else math.nan
     return {name: (taken[name], memory[name]) for name in sides}
+
+
+def _seconds(run: Callable[[], object], times: int, gpu: bool) -> float:
+    if gpu:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(times):
+        run()
+    if gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / times
 
 
 def rows_of(case: str, mode: str, measured: dict[str, tuple[list, float]], images: int = 0) -> list[Row]:

@@ -1,8 +1,11 @@
 """The benchmark on tiny sizes: what it measures and writes, not how fast anything is."""
 
 import csv
+import functools
 import importlib.util
+import itertools
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -77,4 +80,20 @@ def test_networks_run_in_every_mode_on_every_side():
     assert merged == [False, True]
     sides = [("auto", False), ("auto", True), ("plain", False), ("plain", True), ("plain", False)]
     expected = [(mode == modes[3], mode == modes[3], *side) for mode in modes for _ in range(2) for side in sides]
-    assert seen == expected
+    assert [call for call, _ in itertools.groupby(seen)] == expected  # of each call in turn there are many
+
+
+def test_short_runs_are_repeated(monkeypatch):
+    monkeypatch.setattr(benchmark, "LEAST", 0.3)
+    calls = {"short": 0, "long": 0}
+
+    def run(name, seconds):
+        calls[name] += 1
+        time.sleep(seconds)
+
+    sides = {name: functools.partial(run, name, seconds) for name, seconds in (("short", 0.01), ("long", 0.4))}
+    measured = benchmark.measure(sides, 1, torch.device("cpu"))
+    assert calls["long"] == 3  # twice to warm up
+    assert calls["short"] > 4
+    assert measured["long"][0][0] >= 0.4
+    assert measured["short"][0][0] >= 0.01
