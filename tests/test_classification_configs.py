@@ -140,7 +140,12 @@ def test_published_recipe(stem, monkeypatch):
     rates = [module.drop_prob for module in task.modules() if type(module).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(drop)
     assert (data.batch_size, trainer.max_steps) == (batch, steps)
-    assert data.train_transform.steps[0].transforms[0].size == (size, size)
+    crop = data.train_transform.crop
+    assert (tuple(crop.size), crop.scale, crop.ratio) == ((size, size), (0.08, 1.0), (3 / 4, 4 / 3))
+    assert data.train_transform.flip.p == 0.5
+    operations = data.train_transform.colours.transforms[0]
+    assert (operations.num_layers, len(operations.ops)) == (2, 15)
+    assert {(op.magnitude, op.magnitude_std, op.prob) for op in operations.ops} == {(9, 0.5, 0.5)}
     resize, crop = data.val_transform.steps.transforms
     assert (resize.size, crop.size) == ([384, 384] if size == 384 else [256], (size, size))
     optimizer = task.groups.optimizer(task, task.optimizer_factory)

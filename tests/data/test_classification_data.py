@@ -1,5 +1,6 @@
 """Class folders, ImageNet's layout, and the pictures that the papers train and evaluate with."""
 
+import random
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lk_downstream.data import (
     Synthetic,
     TrainingPicture,
 )
-from lk_downstream.data.classification_transforms import allow_zero_bits, collate_pictures, to_pil
+from lk_downstream.data.classification_transforms import allow_zero_bits, collate_pictures, from_pil, to_pil
 from lk_downstream.data.reading import read_picture
 from lk_downstream.data.synthetic_layouts import write_imagenet
 from lk_downstream.errors import InputError
@@ -190,22 +191,50 @@ def test_evaluation_is_pixel_for_pixel_timms(size, options, shape):
     assert torch.equal(EvaluationPicture(size)({"image": image})["image"], torch.as_tensor(expected))
 
 
-def test_training_is_pixel_for_pixel_timms():
-    """With the same seeds, and decoded by the same decoder."""
-    import random
+def test_the_training_crop_is_pillows_but_for_rounding():
+    image, transform = picture(), TrainingPicture(96, flip=0.0, auto_augment=None, color_jitter=0.0)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found = transform({"image": image})["image"]
+        torch.manual_seed(seed)
+        place = transform.crop.make_params([image])
+        left, top, height, width = (place[name] for name in ("left", "top", "height", "width"))
+        box = (left, top, left + width, top + height)
+        expected = to_pil(image).crop(box).resize((96, 96), Image.Resampling.BICUBIC)
+        difference = (found.int() - torch.as_tensor(np.array(expected)).permute(2, 0, 1).int()).abs()
+        assert difference.float().mean() < 0.1
+        assert difference.max() <= 2
 
-    image = picture()
+
+def test_the_training_crops_are_spread_as_timms():
+    """Mean and spread of the share of the area and of the ratio of the sides, over 3000 crops of each."""
+    theirs = create_transform((3, 96, 96), is_training=True, separate=True)[0].transforms[0]
+    ours, image = TrainingPicture(96).crop, picture()
+    random.seed(0)
+    torch.manual_seed(0)
+    sizes = [
+        [(place["height"], place["width"]) for place in (ours.make_params([image]) for _ in range(3000))],
+        [theirs.get_params(to_pil(image), theirs.scale, theirs.ratio)[2:] for _ in range(3000)],
+    ]
+    shares, ratios = ([np.array([f(*size) for size in side]) for side in sizes] for f in (np.multiply, np.divide))
+    for one, other in (shares, ratios):
+        assert one.mean() == pytest.approx(other.mean(), rel=0.03)
+        assert one.std() == pytest.approx(other.std(), rel=0.05)
+
+
+def test_colours_are_timms_pixel_for_pixel():
+    policy = "rand-m9-mstd0.5-inc1"
+    image = picture(96, 96)
     theirs = create_transform(
-        (3, 96, 96), is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", use_prefetcher=True
-    )
+        (3, 96, 96), is_training=True, auto_augment=policy, interpolation="bicubic", separate=True
+    )[1]
     allow_zero_bits(theirs)
-    ours = TrainingPicture(96)
+    ours = TrainingPicture(96, (1.0, 1.0), (1.0, 1.0), flip=0.0)
     for seed in range(40):
         results = []
-        for side in (lambda: ours({"image": image})["image"], lambda: torch.as_tensor(theirs(to_pil(image)))):
+        for side in (lambda: ours({"image": image})["image"], lambda: from_pil(theirs(to_pil(image)))):
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
             results.append(side())
         assert torch.equal(*results), seed
 
