@@ -109,6 +109,10 @@ class Cosine(WarmupSchedule):
         self.min_ratio = min_ratio
         super().__init__(optimizer, max_steps, warmup_steps, warmup_ratio)
 
+    def warmup(self, step: int) -> float:
+        """The warm-up's factor; its last step has the full rate, as numpy's linspace gives it in the authors' code."""
+        return 1 - (1 - step / max(self.warmup_steps - 1, 1)) * (1 - self.warmup_ratio)
+
     def decay(self, step: int) -> float:
         """The factor at optimizer step ``step`` without the warm-up."""
         done = (step - self.warmup_steps) / max(self.max_steps - self.warmup_steps, 1)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmengine.optim import LinearLR, PolyLR
@@ -53,6 +54,16 @@ def test_cosine_ends_at_its_floor():
     assert found[5] == pytest.approx(2e-4)
     assert found[28] == pytest.approx(2e-4 * (0.1 + 0.9 * (1 + math.cos(math.pi * 23 / 45)) / 2))
     assert found[50] == pytest.approx(2e-5)
+
+
+def test_cosine_is_the_table_of_the_authors():
+    """utils.py of ConvNeXt, RepLKNet and SLaK: a table of all rates, made before the training."""
+    base, last, steps, warmup = 4e-3, 1e-6, 60, 12
+    table = np.linspace(0, base, warmup)
+    rest = np.arange(steps - warmup)
+    table = np.concatenate([table, last + 0.5 * (base - last) * (1 + np.cos(np.pi * rest / len(rest)))])
+    found = [rate for rate, _ in rates(Cosine(optimizer(base), steps, warmup, min_ratio=last / base), steps)]
+    np.testing.assert_allclose(found, table, rtol=1e-12, atol=1e-18)
 
 
 def test_multi_step_falls_at_fractions_of_the_run():
