@@ -14,6 +14,8 @@ from lk_downstream.data.synthetic_layouts import write_cityscapes
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 CONTENT = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS}
+# Those of classification are in test_classification_configs.py.
+DOWNSTREAM = [path for path in CONFIGS if CONTENT[path.stem]["model"]["class_path"] != "Classification"]
 SEGMENTATION = [path for path in CONFIGS if CONTENT[path.stem]["model"]["class_path"].endswith("Segmentation")]
 # Of every family, a network of the same structure that a CI machine trains in a second.
 SMALL = {
@@ -42,10 +44,14 @@ def own_pictures(root):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_instantiated_at_its_own_size(path, capsys):
+def test_form(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert 20 <= len(lines) <= 40
+
+
+@pytest.mark.parametrize("path", DOWNSTREAM, ids=lambda path: path.stem)
+def test_instantiated_at_its_own_size(path, capsys):
     if "SegmentationFolder" in str(CONTENT[path.stem]["data"]):  # whose classes stand in a file
         own_pictures(Path("data/own"))
     with torch.device("meta"), pytest.raises(SystemExit) as stop:  # no memory, no data, no weights
