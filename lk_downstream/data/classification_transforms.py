@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import posterize
@@ -59,13 +60,19 @@ class TrainingPicture:
                 f"data.auto_augment: timm knows no policy {auto_augment!r}; the papers' is rand-m9-mstd0.5-inc1"
             ) from error
         allow_zero_bits(colours)
-        self.crop = v2.RandomResizedCrop(size, scale, ratio, InterpolationMode.BICUBIC, antialias=True)
+        self.crop = v2.RandomResizedCrop((size, size), scale, ratio, InterpolationMode.BICUBIC, antialias=True)
         self.flip = v2.RandomHorizontalFlip(flip)
         self.colours = colours
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A sample of a data set -> the same with ``image`` uint8 (3, size, size)."""
-        image = self.flip(self.crop(sample["image"].as_subclass(torch.Tensor)))
+        image = sample["image"].as_subclass(torch.Tensor)
+        place = self.crop.make_params([image])
+        image = v2.functional.crop(image, *(place[name] for name in ("top", "left", "height", "width")))
+        # As pixels of three bytes, which the resize, Pillow and the network take without a change of order.
+        image = image[None].contiguous(memory_format=torch.channels_last)
+        size = self.crop.size
+        image = self.flip(F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)[0])
         if self.colours.transforms:
             image = from_pil(self.colours(to_pil(image)))
         return {**sample, "image": image}
