@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
@@ -99,7 +99,7 @@ class ClassificationData(DataModule):
             len(self.val_data)
             self.val_set = Transformed(self.val_data, self.val_transform)
 
-    def training_sampler(self, seed: int) -> Sampler[int]:
+    def training_sampler(self, seed: int) -> TrainingSampler:
         """The share of this process in a random order of the training split: whole optimizer steps, as in the papers.
 
         With what would be left over, Lightning ends an epoch by a step of fewer accumulated batches.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from lk_downstream.data.classes import bright_palette
@@ -15,7 +15,7 @@ from lk_downstream.data.coco import Coco
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.pictures import PictureFolder
-from lk_downstream.data.samplers import GroupedSampler
+from lk_downstream.data.samplers import GroupedSampler, TrainingSampler
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
 from lk_downstream.errors import InputError
@@ -141,7 +141,7 @@ class DetectionData(DataModule):
             raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
         return self._evaluation_loader(Transformed(PictureFolder(self.predict), _WithTarget(self.resize)))
 
-    def training_sampler(self, seed: int) -> Sampler[int]:
+    def training_sampler(self, seed: int) -> TrainingSampler:
         """A random order in which the pictures of a batch are all wide or all high."""
         return GroupedSampler(self.wide, self.device_batch_size, self._rank, self._world_size, seed, self.repeat)
 

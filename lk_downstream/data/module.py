@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
-from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
+from lk_downstream.data.samplers import DrawSampler, EvaluationSampler, TrainingSampler
 from lk_downstream.errors import InputError
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -61,6 +63,62 @@ class Transformed(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.transform(self.dataset[index])
+
+
+class Drawn(Dataset):
+    """A data set whose items are augmented by random numbers that their draw alone decides, see :class:`DrawSampler`.
+
+    All generators of the process are seeded: those of Python, NumPy and PyTorch on the CPU.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, Sequence[int]] | int) -> dict[str, Any]:
+        if isinstance(item, int):  # with overfit_batches Lightning puts a sampler of its own in the place of ours
+            return self.dataset[item]
+        index, draw = item
+        seeds = np.random.SeedSequence(draw).generate_state(3).tolist()
+        random.seed(seeds[0])
+        np.random.seed(seeds[1])
+        torch.default_generator.manual_seed(seeds[2])
+        return self.dataset[index]
+
+
+class TrainingLoader(DataLoader):
+    """A loader that a resumed run continues at the batch where it was stopped.
+
+    Args:
+        dataset: See :class:`Drawn`.
+        batch_size: Samples in a batch of this process.
+        sampler: See :class:`DrawSampler`.
+        trainer: Counts the batches that have been trained on; they are fewer than were loaded.
+        **options: Those of PyTorch's loader.
+    """
+
+    def __init__(
+        self,
+        dataset: Drawn,
+        batch_size: int = 1,
+        sampler: DrawSampler | None = None,
+        trainer: L.Trainer | None = None,
+        **options: Any,
+    ):
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches are done."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        epoch, batches = divmod(done, self.trainer.num_training_batches)
+        return {"epoch": epoch, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind what is done of that epoch."""
+        self.sampler.resume(state_dict["epoch"], state_dict["batches"] * self.batch_size)
 
 
 class DataModule(L.LightningDataModule):
@@ -144,13 +202,15 @@ class DataModule(L.LightningDataModule):
                 f"an epoch has {len(sampler) * self._world_size} training pictures, fewer than a batch of "
                 f"{batch_size * self._world_size}: make data.batch_size smaller or data.repeat larger"
             )
-        # Workers draw their seeds from this generator: other augmentations in every process and every epoch.
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + 7919 * (self._rank + 1))
-        return self._loader(
-            self.train_set, sampler, batch_size, self.collate_train, drop_last=True, generator=generator
+        sampler = DrawSampler(sampler, self._rank, self._world_size)
+        options = self._options(self.collate_train)
+        # A generator of its own, so that a pass takes nothing from that of the training.
+        generator = torch.Generator().manual_seed(seed)
+        return TrainingLoader(
+            Drawn(self.train_set), batch_size, sampler, self.trainer, drop_last=True, generator=generator, **options
         )
 
-    def training_sampler(self, seed: int) -> Sampler[int]:
+    def training_sampler(self, seed: int) -> TrainingSampler:
         """The share of this process in a random order of the training split."""
         return TrainingSampler(len(self.train_set), self._rank, self._world_size, seed, self.repeat)
 
@@ -174,20 +234,17 @@ class DataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, dataset: Dataset) -> DataLoader:
         sampler = EvaluationSampler(len(dataset), self._rank, self._world_size)
-        return self._loader(dataset, sampler, self.val_batch_size, self.collate_val)
+        options = self._options(self.collate_val)
+        return DataLoader(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)
 
-    def _loader(self, dataset: Dataset, sampler, batch_size: int, collate_fn: Collate, **options: Any) -> DataLoader:
+    def _options(self, collate_fn: Collate) -> dict[str, Any]:
         workers = self._default_workers() if self.workers is None else self.workers
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=collate_fn,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
+        return {
+            "collate_fn": collate_fn,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
     def _default_workers(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -95,6 +95,44 @@ class GroupedSampler(TrainingSampler):
             yield from batches[start + self.rank : start + whole : self.world_size]
 
 
+class DrawSampler(Sampler[tuple[int, tuple[int, int, int]]]):
+    """The indices of a training sampler, each with what its augmentation is drawn from, from any place of an epoch on.
+
+    A draw is (seed, epoch, place in the order of all processes): it depends neither on the number of loader processes
+    nor on whether the run was stopped in between.
+
+    Args:
+        sampler: Gives the indices of this process.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, sampler: TrainingSampler, rank: int = 0, world_size: int = 1):
+        self.sampler, self.rank, self.world_size = sampler, rank, world_size
+        self.resumed: tuple[int, int] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.sampler.set_epoch(epoch)
+
+    def resume(self, epoch: int, first: int) -> None:
+        """Let the next pass be of this epoch, without so many of its first indices."""
+        self.resumed = epoch, first
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
+        # Lightning starts the first pass of a resumed run before it sets the epoch.
+        epoch, first = self.resumed or (self.sampler.epoch, 0)
+        self.resumed = None
+        self.sampler.set_epoch(epoch)
+        seed = self.sampler.seed
+        for place, index in enumerate(self.sampler):
+            if place >= first:
+                yield index, (seed, epoch, place * self.world_size + self.rank)
+
+
 class EvaluationSampler(Sampler[int]):
     """Every index exactly once over all processes, in order, without padding.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -112,6 +115,15 @@ class Task(L.LightningModule):
         if self.compile_backbone:
             self.backbone.compile()
             self.compile_backbone = False
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let all random numbers of a step depend on seed, step and process alone, as in a run that was not stopped."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        place = (seed, self.trainer.global_step, batch_idx, self.global_rank)
+        seeds = np.random.SeedSequence(place).generate_state(3).tolist()
+        random.seed(seeds[0])
+        np.random.seed(seeds[1])
+        torch.manual_seed(seeds[2])
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer on the parameter groups, and the schedule by optimizer step."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
@@ -118,13 +115,6 @@ class Classification(Task):
                 "data.batch_size, or set model.mixup and model.cutmix to 0"
             )
         return self.mix(inputs, labels)
-
-    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Let the chance of erasing and mixing depend on seed, step and process alone, so that a run can be resumed."""
-        place = (torch.initial_seed(), self.trainer.global_step, batch_idx, self.global_rank)
-        state = np.random.SeedSequence(place).generate_state(2)
-        random.seed(int(state[0]))
-        np.random.seed(int(state[1]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The cross-entropy of a batch, with smoothed or mixed labels."""

@@ -129,7 +129,7 @@ def test_loaders_can_be_sent_to_spawned_processes(root):
     data.setup("fit")
     for loader in (data.train_dataloader(), data.val_dataloader()):
         dataset, collate_fn = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
-        assert collate_fn([dataset[0]])["image"].shape[0] == 1
+        assert collate_fn([dataset[next(iter(loader.sampler))]])["image"].shape[0] == 1
 
 
 def test_epoch_smaller_than_a_batch(root):
