@@ -202,12 +202,16 @@ class DataModule(L.LightningDataModule):
                 f"an epoch has {len(sampler) * self._world_size} training pictures, fewer than a batch of "
                 f"{batch_size * self._world_size}: make data.batch_size smaller or data.repeat larger"
             )
-        sampler = DrawSampler(sampler, self._rank, self._world_size)
-        options = self._options(self.collate_train)
-        # A generator of its own, so that a pass takes nothing from that of the training.
-        generator = torch.Generator().manual_seed(seed)
+        # A generator of its own, so that a pass takes nothing from that of the training. By keywords: Lightning, which
+        # builds the loader anew for overfit_batches, needs them.
         return TrainingLoader(
-            Drawn(self.train_set), batch_size, sampler, self.trainer, drop_last=True, generator=generator, **options
+            dataset=Drawn(self.train_set),
+            batch_size=batch_size,
+            sampler=DrawSampler(sampler, self._rank, self._world_size),
+            trainer=self.trainer,
+            drop_last=True,
+            generator=torch.Generator().manual_seed(seed),
+            **self._options(self.collate_train),
         )
 
     def training_sampler(self, seed: int) -> TrainingSampler:
