@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -53,7 +54,7 @@ class DynamicSparsity(L.Callback):
         sparsity: Share of the weights that is zero, of all masked tensors together.
         init: How that is shared among the tensors: ``snip`` by the gradients of the first batches, ``erk`` by their
             shapes, ``uniform`` equally; which weights is random. ``zeros``: the weights that are zero in the model that
-            the run starts from, whatever ``sparsity`` says.
+            the run starts from, whatever ``sparsity`` says; none of a dense one.
         growth: Which weights come in: any (``random``), or those of the largest ``gradient`` or ``momentum``.
         prune_rate: Share of the weights of a tensor that the first updates exchange.
         final_prune_rate: Share that the last ones exchange.
@@ -175,11 +176,8 @@ class DynamicSparsity(L.Callback):
         for mask in masks.values():
             _share_first(mask, trainer)
         sparse = {name: mask for name, mask in masks.items() if _density(mask) < DENSE}
-        if self.init == "zeros" and not sparse:
-            raise InputError(
-                "DynamicSparsity: init: zeros takes the zeros of the loaded weights, which have none: start from a "
-                "sparse model, or take another init"
-            )
+        if self.init == "zeros" and not sparse and trainer.is_global_zero:
+            Console(soft_wrap=True).print("sparsity: the weights that the run starts from have no zeros to keep")
         return sparse
 
     def _restored_masks(self, task: L.LightningModule) -> dict[str, Tensor]:

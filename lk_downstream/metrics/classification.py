@@ -82,16 +82,17 @@ class ClassificationMetric(Metric):
         """All figures as fractions of 1, float64.
 
         Returns:
-            ``top1``, ``top5`` (or the name of the smaller rank that a task of fewer classes has, such as ``top3``) and
-            ``ECE`` (scalars); ``accuracy`` (one value a class, NaN where it does not occur); ``bin_count`` (int64),
+            ``top1``, ``top5`` (left out of five classes or fewer, where it always is 1) and ``ECE`` (scalars);
+            ``accuracy`` (one value a class, NaN where it does not occur); ``bin_count`` (int64),
             ``bin_confidence`` and ``bin_accuracy`` (one value a bin, NaN where it is empty); and ``matrix`` (int64,
             rows are the truth; empty with more than 2048 classes).
         """
         total, count = self.truth.sum().double(), self.counts.double()
         sums = self.confidences.double() / UNIT
+        near = {"top5": self.near.sum() / total} if self.within < len(self.classes) else {}
         return {
             "top1": self.correct.sum() / total,
-            f"top{self.within}": self.near.sum() / total,
+            **near,
             "ECE": (sums - self.hits).abs().sum() / total,
             "accuracy": self.correct.double() / self.truth,
             "bin_count": self.counts,

@@ -16,7 +16,8 @@ class PixelCrossEntropy(nn.Module):
     more; mmsegmentation's default (``avg_non_ignore=False``), by which the published models were trained, does not.
 
     Args:
-        class_weights: A weight for each class; None: all 1.
+        class_weights: A weight for each class; None: all 1. The sum is divided by the number of pixels all the same, as
+            in mmsegmentation 0.x; 1.x divides by the weights of the counted pixels.
         over_counted: Average over the counted pixels alone.
     """
 

@@ -287,6 +287,14 @@ def test_fine_tuning_keeps_the_topology_of_the_loaded_weights():
     assert task.backbone[5].weight.all()
 
 
+def test_dense_weights_stay_dense_in_fine_tuning(capsys):
+    task, sparsity = Tiny(), DynamicSparsity(init="zeros", update_every=0)
+    fit(task, sparsity)
+    assert sparsity.masks == {}
+    assert sparsity.report_section(task) is None
+    assert "no zeros to keep" in capsys.readouterr().out
+
+
 def test_a_tensor_of_zeros_only_is_not_mistaken_for_a_sparse_one():
     task = with_zeros(Tiny())
     nn.init.zeros_(task.backbone[5].weight)
@@ -368,7 +376,6 @@ def test_a_checkpoint_of_other_tensors_is_refused(tmp_path):
         ({"growth": "up"}, [], "growth is one of gradient, momentum, random"),
         ({"only": "("}, [], "no regular expression"),
         ({"only": "encoder"}, [], "no matrix or kernel .* 'encoder'"),
-        ({"init": "zeros"}, [], "start from a sparse model"),
         ({}, [EMAWeightAveraging()], "AveragedWeights"),
     ],
 )
