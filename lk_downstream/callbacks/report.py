@@ -161,13 +161,16 @@ def _sections(trainer: L.Trainer, task: L.LightningModule) -> list[Section]:
 
 
 def figures_of_kinds(summary: dict[str, float]) -> dict[str, list]:
-    """The figures named ``<kind>_<figure>``, as ``bbox_AP``, as columns of a table with a row for each kind."""
+    """The figures named ``<kind>_<figure>``, as ``bbox_AP``, as a table with a row for each figure and a column a kind.
+
+    A figure that no kind has (COCO's large objects where there are none) gets no row.
+    """
     named = {tuple(name.rsplit("_", 1)): value for name, value in summary.items() if "_" in name}
     kinds = list(dict.fromkeys(kind for kind, _ in named))
-    figures = dict.fromkeys(figure for _, figure in named)
-    if not kinds:
+    figures = list(dict.fromkeys(figure for (_, figure), value in named.items() if not math.isnan(value)))
+    if not figures:
         return {}
-    return {"": kinds} | {name: [named.get((kind, name), math.nan) for kind in kinds] for name in figures}
+    return {"": figures} | {kind: [named.get((kind, name), math.nan) for name in figures] for kind in kinds}
 
 
 def class_table(columns: dict[str, list], most: int = 200) -> Table:
