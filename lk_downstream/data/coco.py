@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS, Palette, bright_palette
+from lk_downstream.data.coco_file import some
 from lk_downstream.data.coco_index import CocoIndex, read_categories, read_index
 from lk_downstream.data.reading import read_picture
 from lk_downstream.data.synthetic import Synthetic
@@ -97,6 +98,11 @@ class Coco(Dataset):
             raise InputError(
                 f"{self.annotations} lists {len(index.files)} pictures, {len(missing)} of which are missing, the first "
                 f"is {missing[0]}: add them, or set the option images to their folder"
+            )
+        if self.masks and (bare := index.ids[index.bare()].tolist()):
+            raise InputError(
+                f"{self.annotations}: {len(bare)} annotations have no segmentation (ids {some(bare)}): set data.masks "
+                "to false to train on boxes alone, or remove them"
             )
         if index.notes:
             warnings.warn("; ".join(index.notes), stacklevel=2)

@@ -6,7 +6,6 @@ import json
 import marshal
 import mmap
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ import torch
 from pycocotools import mask as rle
 from torch import Tensor
 
+from lk_downstream.data.coco_file import categories, load_content, some
 from lk_downstream.errors import InputError
 
+FARTHEST = 1e6  # pixels: pycocotools draws polygons beyond any border, until the memory is full
 BEYOND = 1.0  # pixels: COCO's own boxes, rounded to 1/100, may end a little beyond their picture
 
 
@@ -55,6 +56,10 @@ class CocoIndex:
     ends: np.ndarray
     notes: list[str] = field(default_factory=list)
 
+    def bare(self) -> np.ndarray:
+        """Which objects have no outline, bool (M,)."""
+        return np.diff(self.ends) == len(marshal.dumps(None))
+
     def masks(self, image: int) -> Tensor:
         """Masks uint8 (G, H, W) of all objects of picture number ``image``.
 
@@ -72,32 +77,52 @@ class CocoIndex:
         return masks
 
 
-def decode_outline(outline: Any, height: int, width: int) -> np.ndarray:
-    """The mask uint8 (H, W) of COCO's ``segmentation``: polygons, run lengths as numbers, or compressed ones.
+def parse_outline(outline: Any, height: int, width: int) -> list[list[float]] | np.ndarray:
+    """COCO's ``segmentation`` as polygons x1, y1, x2, y2, and so on, or as run lengths int64, checked but not drawn.
 
     Raises:
-        ValueError: It is none of these, or of another size; the message goes on from "annotation 7 ".
+        ValueError: It is neither, or of another size; the message goes on from "annotation 7 ".
     """
     if not outline:
-        raise ValueError("has no segmentation: set data.masks to false to train on boxes alone")
+        raise ValueError("has no segmentation: set data.masks to false, or score boxes (bbox) alone")
     if isinstance(outline, list):
-        parts = [part for part in outline if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0]
+        try:
+            points = [np.asarray(part, dtype=np.float64) for part in outline]
+        except (TypeError, ValueError, OverflowError):
+            points = []
+        if not points or any(part.ndim != 1 for part in points):
+            raise ValueError("has a segmentation that is no list of polygons [x1, y1, x2, y2, and so on]")
+        parts = [part for part in points if len(part) >= 6 and len(part) % 2 == 0]
         if not parts:
             raise ValueError("has a segmentation without a polygon of three points or more")
-        return rle.decode(rle.merge(rle.frPyObjects(parts, height, width)))
+        if not all((abs(part) < FARTHEST).all() for part in points):
+            raise ValueError("has a polygon whose points are no pixels")
+        return [part.tolist() for part in parts]
     if not isinstance(outline, dict) or not {"counts", "size"} <= outline.keys():
         raise ValueError("has a segmentation that is neither polygons nor run lengths (counts and size)")
-    if list(outline["size"]) != [height, width]:
-        raise ValueError(f"has run lengths of the size {outline['size']} in a picture of [{height}, {width}]")
-    counts = outline["counts"]
+    counts, size = outline["counts"], outline["size"]
+    if size != [height, width]:
+        raise ValueError(f"has run lengths of the size {size} in a picture of [{height}, {width}]")
     try:
         runs = np.asarray(counts if isinstance(counts, list) else run_lengths(counts), dtype=np.int64)
     except (ValueError, TypeError, OverflowError):
         runs = np.array([-1])
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(f"has broken run lengths: they do not fill {height} x {width} pixels")
+    return runs
+
+
+def decode_outline(outline: Any, height: int, width: int) -> np.ndarray:
+    """The mask uint8 (H, W) of COCO's ``segmentation``: polygons, run lengths as numbers, or compressed ones.
+
+    Raises:
+        ValueError: See `parse_outline`.
+    """
+    parsed = parse_outline(outline, height, width)
+    if isinstance(parsed, list):
+        return rle.decode(rle.merge(rle.frPyObjects(parsed, height, width)))
     # Written out here: the library's decoder trusts its input and leaves memory unset.
-    return np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(width, height).T
+    return np.repeat(np.arange(len(parsed)) % 2, parsed).astype(np.uint8).reshape(width, height).T
 
 
 def run_lengths(code: str | bytes) -> list[int]:
@@ -133,28 +158,16 @@ def read_index(path: str | Path) -> CocoIndex:
     three points. Both are counted in ``notes``.
 
     Raises:
-        InputError: The file is missing or no COCO annotation file, an id stands twice, or an annotation names a picture
-            or a category that the file does not list, or has no box of four numbers.
+        InputError: See :func:`lk_downstream.data.coco_file.load_content`.
     """
     path = Path(path)
-    content = _load(path)
-    categories = _categories(path, content["categories"])
-    images = sorted(_rows(path, content, "images", ("id", "file_name", "height", "width")), key=lambda row: row["id"])
-    image_ids = [row["id"] for row in images]
-    _unique(path, "picture", image_ids)
+    content = load_content(path, images=("file_name", "height", "width"), annotations=("bbox",))
+    known = categories(path, content["categories"])
+    images = sorted(content["images"], key=lambda row: row["id"])
+    image_ids = [int(row["id"]) for row in images]
     numbers = {image_id: number for number, image_id in enumerate(image_ids)}
     sizes = np.array([(row["height"], row["width"]) for row in images], dtype=np.int64).reshape(-1, 2)
-    rows = list(_rows(path, content, "annotations", ("id", "image_id", "category_id", "bbox")))
-    for row in rows:
-        if row["image_id"] not in numbers:
-            raise InputError(f"{path}: annotation {row['id']} is of image_id {row['image_id']}, which images lacks")
-        if row["category_id"] not in categories:
-            raise InputError(
-                f"{path}: annotation {row['id']} has category_id {row['category_id']}, which categories does not list "
-                f"(it has {_some(categories)}): add the category or remove the annotation"
-            )
-    rows.sort(key=lambda row: row["image_id"])
-    _unique(path, "annotation", [row["id"] for row in rows])
+    rows = sorted(content["annotations"], key=lambda row: row["image_id"])
     owner = np.array([numbers[row["image_id"]] for row in rows], dtype=np.int64)
     ids = np.array([row["id"] for row in rows], dtype=np.int64)
     boxes, kept, notes = _boxes(path, rows, ids, sizes[owner][:, ::-1])
@@ -164,10 +177,10 @@ def read_index(path: str | Path) -> CocoIndex:
         kept &= ~pointless
     kept = np.flatnonzero(kept)
     outlines = [marshal.dumps(rows[number].get("segmentation") or None) for number in kept]
-    labels = {category: label for label, category in enumerate(categories)}
+    labels = {category: label for label, category in enumerate(known)}
     return CocoIndex(
         path=path,
-        categories=categories,
+        categories=known,
         image_ids=image_ids,
         files=[str(row["file_name"]) for row in images],
         sizes=sizes,
@@ -195,58 +208,12 @@ def read_categories(path: str | Path) -> dict[int, str]:
             rows = json.loads(found[1]) if found else None
     except (OSError, ValueError):
         rows = None
-    return _categories(path, _load(path)["categories"] if rows is None else rows)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read the annotation file {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is no COCO annotation file: it is not JSON ({error})") from error
-    keys = ("images", "annotations", "categories")
-    missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if missing:
-        raise InputError(f"{path} is no COCO annotation file: it has no list {' and no list '.join(missing)}")
-    return content
-
-
-def _rows(path: Path, content: dict[str, Any], name: str, keys: Sequence[str]) -> Iterable[dict[str, Any]]:
-    for number, row in enumerate(content[name]):
-        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
-        if missing:
-            known = f" (id {row['id']})" if isinstance(row, dict) and "id" in row else ""
-            raise InputError(f"{path}: entry {number} of {name}{known} has no {' and no '.join(missing)}")
-        yield row
-
-
-def _categories(path: Path, rows: list[Any]) -> dict[int, str]:
-    rows = list(_rows(path, {"categories": rows}, "categories", ("id", "name")))
-    if not rows:
-        raise InputError(f"{path} lists no categories: the classes to detect")
-    _unique(path, "category", [row["id"] for row in rows])
-    _unique(path, "category name", [row["name"] for row in rows])
-    return {row["id"]: str(row["name"]) for row in sorted(rows, key=lambda row: row["id"])}
-
-
-def _unique(path: Path, what: str, values: list[Any]) -> None:
-    if len(set(values)) < len(values):
-        seen: set[Any] = set()
-        twice = next(value for value in values if value in seen or seen.add(value))
-        raise InputError(f"{path} has the {what} {twice} twice")
+    return categories(path, load_content(path)["categories"] if rows is None else rows)
 
 
 def _boxes(path: Path, rows: list[dict[str, Any]], ids: np.ndarray, sizes: np.ndarray):
     """Boxes x1, y1, x2, y2 within pictures of the ``sizes`` (w, h), which of them to keep, and notes."""
-    for row in rows:
-        box = row["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            raise InputError(f"{path}: annotation {row['id']} has the bbox {box}, which is not [x, y, width, height]")
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-    if not np.isfinite(boxes).all():
-        wrong = ids[~np.isfinite(boxes).all(1)][0]
-        raise InputError(f"{path}: annotation {wrong} has a bbox that is not finite")
     boxes[:, 2:] += boxes[:, :2]
     limits = np.tile(sizes, 2)
     beyond = ((boxes < -BEYOND) | (boxes > limits + BEYOND)).any(1)
@@ -261,13 +228,12 @@ def _boxes(path: Path, rows: list[dict[str, Any]], ids: np.ndarray, sizes: np.nd
 
 
 def _pointless(outline: Any) -> bool:
-    return isinstance(outline, list) and len(outline) > 0 and all(len(part) < 6 for part in outline)
+    """Whether all of an outline's polygons have fewer than three points."""
+    polygons = isinstance(outline, list) and all(isinstance(part, list) for part in outline)
+    if not polygons or not outline:
+        return False
+    return all(len(part) < 6 and not any(isinstance(point, list) for point in part) for part in outline)
 
 
 def _note(path: Path, ids: np.ndarray, what: str) -> str:
-    return f"{path}: {len(ids)} annotations {what} (ids {_some(ids.tolist())})"
-
-
-def _some(values: Iterable[Any], count: int = 5) -> str:
-    values = list(values)
-    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")
+    return f"{path}: {len(ids)} annotations {what} (ids {some(ids.tolist())})"

@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 from torch import Tensor
 
-from lk_downstream.data.coco_index import run_lengths
+from lk_downstream.data.coco_file import check_content, is_box, is_number, is_whole, load_content
+from lk_downstream.data.coco_index import parse_outline
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco_scoring import Results, curves
 
@@ -52,23 +53,36 @@ def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "ve
     Raises:
         InputError: the file is missing, or no COCO annotations; or the backend is not installed.
     """
-    name = "the annotations" if isinstance(source, dict) else str(source)
-    content = source if isinstance(source, dict) else _read_json(Path(source))
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        raise InputError(f"{name}: not a COCO annotation file, which has the keys images, annotations and categories")
+    if isinstance(source, dict):
+        check_content("the annotations", source)
+        content = source
+    else:
+        content = load_content(Path(source))
     coco = _backend(backend)[0]()
     # a copy: the evaluation writes into the objects (polygons become run-length codes)
     coco.dataset = content = {**content, "annotations": [dict(item) for item in content["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     for annotation in content["annotations"]:
-        annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
-            if annotation.get("segmentation"):
-                annotation["area"] = float(rle.area(coco.annToRLE(annotation)))
-            else:
-                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        annotation["iscrowd"] = annotation.get("iscrowd") or 0
+        outline = annotation.get("segmentation")
+        if isinstance(outline, list) and outline and isinstance(outline[0], list) and len(outline[0]) <= 4:
+            # pycocotools takes the first polygon of fewer than three points for a box and fails
+            annotation["segmentation"] = [part for part in outline if len(part) > 4] or outline
+        if annotation.get("area") is None:
+            annotation["area"] = _area(coco, annotation)
     return coco
+
+
+def _area(coco: Any, annotation: dict[str, Any]) -> float:
+    """The area of an object's mask, or of its box if it has none that can be drawn."""
+    image = coco.imgs[annotation["image_id"]]
+    try:
+        parse_outline(annotation.get("segmentation"), image["height"], image["width"])
+    except (KeyError, ValueError):
+        _, _, width, height = annotation.get("bbox", (0, 0, 0, 0))
+        return width * height
+    return float(rle.area(coco.annToRLE(annotation)))
 
 
 def score(
@@ -89,13 +103,14 @@ def score(
             ``"faster_coco_eval"``, which is a package of its own.
 
     Raises:
-        InputError: masks are to be scored but an object of the ground truth has none.
+        InputError: an object of the ground truth has no mask, or no box, that the kind needs.
     """
     ids = sorted(coco.imgs if image_ids is None else image_ids)
-    if kind == "segm":
-        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=ids)):
-            if not annotation.get("segmentation"):
-                raise InputError(f"annotation {annotation['id']} has no segmentation: score boxes (bbox) only")
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=ids)):
+        if kind == "segm" and not annotation.get("segmentation"):
+            raise InputError(f"annotation {annotation['id']} has no segmentation: score boxes (bbox) only")
+        if kind == "bbox" and "bbox" not in annotation:
+            raise InputError(f"annotation {annotation['id']} has no bbox: score masks (segm) only")
     if backend == "vectorized":
         precision, recall = curves(coco, _as_results(rows, kind), kind, ids)
         figures = _figures(precision, recall)
@@ -103,7 +118,7 @@ def score(
         figures, precision = _by_library(coco, rows, kind, ids, backend)
     per_class = {}
     for i, category in enumerate(sorted(coco.cats)):
-        per_class[coco.cats[category]["name"]] = {
+        per_class[str(coco.cats[category]["name"])] = {
             name: _mean(precision[slice(None) if threshold is None else threshold, ..., i, area])
             for name, (threshold, area) in PER_CLASS.items()
         }
@@ -185,7 +200,7 @@ def score_file(
     if kind is None:
         kind = "segm" if rows and isinstance(rows[0], dict) and "segmentation" in rows[0] else "bbox"
     if kind == "segm":
-        _check_codes(coco, annotations)
+        _check_outlines(coco, annotations)
     for i, row in enumerate(rows):
         fault = _fault(row, kind, coco)
         if fault:
@@ -251,7 +266,7 @@ class CocoEvaluator:
         if unknown:
             raise InputError(f"category ids {unknown} are not in the annotations, which have {sorted(self.coco.cats)}")
         if "segm" in self.kinds:
-            _check_codes(self.coco, "the annotations" if isinstance(annotations, dict) else annotations)
+            _check_outlines(self.coco, "the annotations" if isinstance(annotations, dict) else annotations)
         self._categories = np.array(self.category_ids, dtype=np.int64)
         self.reset()
 
@@ -357,32 +372,32 @@ def _fault(row: Any, kind: Kind, coco: Any) -> str:
         if not isinstance(row, dict) or key not in row:
             return f"has no {key}, which results of kind {kind} need"
     for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
-        if row[key] not in known:
+        if not is_whole(row[key]) or row[key] not in known:
             return f"has {key} {row[key]}, which the annotations do not have: use those the results were made for"
-    if kind == "segm":
-        image, code = coco.imgs[row["image_id"]], row["segmentation"]
-        if not isinstance(code, dict) or _broken(code, image["height"], image["width"]):
-            return f"has no run-length coded mask of the size of its image {row['image_id']}"
-    return ""
-
-
-def _check_codes(coco: Any, name: str | Path) -> None:
-    """Refuse broken run lengths, which pycocotools would read beyond their end."""
-    for annotation in coco.dataset["annotations"]:
-        image, code = coco.imgs.get(annotation["image_id"]), annotation.get("segmentation")
-        if image and isinstance(code, dict) and _broken(code, image["height"], image["width"]):
-            raise InputError(
-                f"{name}: annotation {annotation['id']} has broken run lengths: they do not fill its picture"
-            )
-
-
-def _broken(code: dict[str, Any], height: int, width: int) -> bool:
-    counts = code.get("counts")
+    if not is_number(row["score"]):
+        return f"has the score {row['score']}, which is not a number"
+    if kind == "bbox":
+        return "" if is_box(row["bbox"]) else f"has the bbox {row['bbox']}, which is not [x, y, width, height]"
+    image, code = coco.imgs[row["image_id"]], row["segmentation"]
     try:
-        runs = counts if isinstance(counts, list) else run_lengths(counts)
-        return list(code["size"]) != [height, width] or min(runs) < 0 or sum(runs) != height * width
-    except (KeyError, TypeError, ValueError):
-        return True
+        if isinstance(code, dict) and isinstance(code["counts"], str):
+            parse_outline(code, image["height"], image["width"])
+            return ""
+    except (KeyError, ValueError):
+        pass
+    return f"has no run-length coded mask of the size of its image {row['image_id']}"
+
+
+def _check_outlines(coco: Any, name: str | Path) -> None:
+    """Refuse objects without a mask, and broken ones, which pycocotools would read beyond their end."""
+    for annotation in coco.dataset["annotations"]:
+        image = coco.imgs[annotation["image_id"]]
+        if not {"height", "width"} <= image.keys():
+            raise InputError(f"{name}: picture {image['id']} has no height and width, which masks need")
+        try:
+            parse_outline(annotation.get("segmentation"), image["height"], image["width"])
+        except ValueError as error:
+            raise InputError(f"{name}: annotation {annotation['id']} {error}") from None
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -31,6 +31,7 @@ def write(root, annotations=(), images=None, categories=None, **more):
         image.update({"file_name": f"{image['id']}.png", "height": 30, "width": 40} | image)
         Image.new("RGB", (40, 30)).save(folder / image["file_name"])
     complete = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 10, 10], "iscrowd": 0, "area": 100}
+    complete["segmentation"] = [[5, 5, 15, 5, 15, 15, 5, 15]]
     content = {
         "images": images,
         "annotations": [{"id": 10 + i, **complete, **entry} for i, entry in enumerate(annotations)],
@@ -147,7 +148,12 @@ def test_polygons_of_too_few_points_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("outline", "sentence"),
     [
-        (None, "annotation 10 has no segmentation: set data.masks to false"),
+        (None, r"1 annotations have no segmentation \(ids 10\): set data.masks to false"),
+        ([1, 2, 30, 2, 30, 30], "annotation 10 has a segmentation that is no list of polygons"),
+        ([[[1, 2], [30, 2], [30, 30]]], "annotation 10 has a segmentation that is no list of polygons"),
+        ([[1, 2, None, 2, 30, 30]], "annotation 10 has a polygon whose points are no pixels"),
+        ([[1, 2, 3e12, 2, 30, 30]], "annotation 10 has a polygon whose points are no pixels"),
+        ({"size": None, "counts": [1200]}, "annotation 10 has run lengths of the size None"),
         ({"size": [30, 40], "counts": [100, 100]}, "annotation 10 has broken run lengths: they do not fill 30 x 40"),
         ({"size": [30, 40], "counts": [-10, 1210]}, "annotation 10 has broken run lengths"),
         ({"size": [30, 40], "counts": "abc"}, "annotation 10 has broken run lengths"),
@@ -172,7 +178,13 @@ def test_broken_masks(tmp_path, outline, sentence):
         ({"image_id": 2}, "annotation 10 is of image_id 2, which images lacks"),
         ({"bbox": [1, 2, 3]}, r"annotation 10 has the bbox \[1, 2, 3\], which is not \[x, y, width, height\]"),
         ({"bbox": [1, 2, None, 3]}, "annotation 10 has the bbox"),
-        ({"bbox": [1, 2, float("nan"), 3]}, "annotation 10 has a bbox that is not finite"),
+        ({"bbox": [1, 2, float("nan"), 3]}, r"annotation 10 has the bbox \[1, 2, nan, 3\]"),
+        ({"bbox": [10**400, 2, 3, 3]}, "annotation 10 has the bbox"),
+        ({"id": "abc"}, "entry 0 of annotations has the id 'abc', which is not a whole number"),
+        ({"image_id": [1]}, r"annotation 10 has the image_id \[1\], which is not a whole number"),
+        ({"category_id": None}, "annotation 10 has the category_id None, which is not a whole number"),
+        ({"iscrowd": "0"}, "annotation 10 has the iscrowd '0', which is not 0 or 1"),
+        ({"area": "12"}, "annotation 10 has the area '12', which is not a number"),
     ],
 )
 def test_wrong_annotations(tmp_path, annotation, sentence):
@@ -189,6 +201,12 @@ def test_wrong_annotations(tmp_path, annotation, sentence):
         ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "entry 0 of images"),
         ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "entry 0 of categories .id 1. has no name"),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "height": -3, "width": 4}], "annotations": [], '
+            '"categories": [{"id": 1, "name": "a"}]}',
+            "entry 0 of images has the height -3, which is not a number of pixels",
+        ),
+        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "categories has the id 'x'"),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
             "the category 1 twice",
