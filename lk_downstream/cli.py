@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_loader
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
+from lk_downstream import data, heads
 from lk_downstream.backbones import files
 from lk_downstream.callbacks import Checkpoints, Curves, RunProgress, RunReport
 from lk_downstream.data import DataModule
-from lk_downstream.errors import InputError, explain
+from lk_downstream.errors import InputError, explain, near_names
+from lk_downstream.inference import Inference
 from lk_downstream.optim import groups_table
 from lk_downstream.tasks import Task
 from lk_downstream.tasks.robustness import Trainer
@@ -45,6 +51,17 @@ Every setting of the file is an option: --model.backbone.name slak_tiny, --data.
   --model.weights FILE           start from, or evaluate, published weights of a whole model
 """
 FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction", "robustness": "robustness"}
+
+
+MODE = "yaml_with_none"
+
+
+def _load(text: str) -> Any:
+    """YAML, and None for ``None``: what jsonargparse makes of a null on its way to a setting two levels down."""
+    return None if text.strip() == "None" else get_loader("yaml")(text)
+
+
+set_loader(MODE, _load, (yaml.YAMLError,))
 
 
 class Help(DefaultHelpFormatter):
@@ -69,20 +86,25 @@ class CLI(LightningCLI):
     """``fit``, ``validate`` and ``predict`` of any task on any data module, and ``robustness`` of a classifier."""
 
     def __init__(self, args: Sequence[str]):
-        super().__init__(
-            Task,
-            DataModule,
-            trainer_class=Trainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,  # optimizer and schedule are the task's arguments
-            save_config_callback=SavedConfig,
-            save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_trainer
-            seed_everything_default=0,
-            load_from_checkpoint_support=False,  # a checkpoint's settings would overrule the command line's
-            parser_kwargs={"exit_on_error": False, "formatter_class": Help},
-            args=list(args),
-        )
+        self.made: list[Path] = []  # the run's folder and those above it, as far as they were made here
+        try:
+            super().__init__(
+                Task,
+                DataModule,
+                trainer_class=Trainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,  # optimizer and schedule are the task's arguments
+                save_config_callback=SavedConfig,
+                save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_trainer
+                seed_everything_default=0,
+                load_from_checkpoint_support=False,  # a checkpoint's settings would overrule the command line's
+                parser_kwargs={"exit_on_error": False, "formatter_class": Help, "parser_mode": MODE},
+                args=list(args),
+            )
+        except BaseException:
+            self._leave_no_trace()
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -113,21 +135,22 @@ class CLI(LightningCLI):
         """Give the task the classes of the data, and no weights to load where a checkpoint or others follow."""
         config = self.config[self.subcommand]
         checkpoint = config.get("ckpt_path")
-        if checkpoint and checkpoint not in ("last", "best") and not Path(checkpoint).is_file():
+        # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
+        if checkpoint and not Path(checkpoint).is_file():
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
         if not config.get("data") or not config.get("model"):
             return
         # Not jsonargparse's link_arguments, which fails where a class_path is a function (create_backbone).
         parser = ArgumentParser()
         parser.add_subclass_arguments(DataModule, "data")
-        data = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
-        config.model.init_args.classes = tuple(data.classes)
+        module = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
+        config.model.init_args.classes = tuple(module.classes)
         if "num_classes" in config.model.init_args.backbone.init_args:  # of a classifier
-            config.model.init_args.backbone.init_args.num_classes = len(data.classes)
+            config.model.init_args.backbone.init_args.num_classes = len(module.classes)
         trained = checkpoint or config.model.init_args.get("weights")
         if "num_classes" in config.model.init_args.backbone.init_args:  # its weights are all that there are
             trained = trained or config.model.init_args.backbone.init_args.get("weights")
-        if self.subcommand in ("predict", "robustness") and not trained:
+        if self.subcommand != "fit" and not trained:
             what = FOLDERS[self.subcommand]
             raise InputError(f"{what} needs a trained model: give --ckpt_path FILE or --model.weights FILE")
         if self.subcommand == "predict":
@@ -148,22 +171,56 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the run's folder; intervals of validation count optimizer steps."""
         options = self._get(self.config_init, "trainer")
-        training = self.subcommand == "fit"
-        own = [*([LearningRateMonitor("step"), Curves()] if training else []), RunProgress()]
+        training, logged = self.subcommand == "fit", options.get("logger") is not False
+        own = [*([LearningRateMonitor("step")] if training and logged else []), *([Curves()] if training else [])]
+        own += [RunProgress()]
         own += [RunReport()] if self.subcommand != "robustness" else []  # its figures are not those of the validation
         kwargs["callbacks"] = [*(options.get("callbacks") or []), *own]
-        interval = options.get("val_check_interval")
+        interval, accumulated = options.get("val_check_interval"), options["accumulate_grad_batches"]
+        for name, value in (("val_check_interval", interval), ("accumulate_grad_batches", accumulated)):
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"trainer.{name} is {value}: it must be at least 1")
         if isinstance(interval, int):
-            kwargs["val_check_interval"] = interval * options["accumulate_grad_batches"]
+            kwargs["val_check_interval"] = interval * accumulated
             kwargs["check_val_every_n_epoch"] = None  # an interval longer than an epoch goes on in the next
-        if options.get("logger") in (None, True):
+        if options.get("logger") in (None, True, False):
             folder = Path(options["default_root_dir"]) / self._run_name()
-            version = next_version(folder, FOLDERS[self.subcommand])
+            version = self._new_folder(folder)
             kinds = (CSVLogger, TensorBoardLogger) if training else (CSVLogger,)
             kwargs["logger"] = [kind(folder.parent, folder.name, version) for kind in kinds]
-            if self.subcommand == "robustness":
+            if self.subcommand == "robustness" or not logged:
                 kwargs |= {"logger": False, "default_root_dir": str(folder / version)}
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise InputError(f"--trainer: {one_line(error)}") from error
+
+    def _new_folder(self, folder: Path) -> str:
+        """Make the run's folder, at once: two runs that start together must not take the same."""
+        kind = FOLDERS[self.subcommand]
+        if rank_zero_only.rank:  # it uses that of the first process
+            return next_version(folder, kind)
+        while True:
+            path = folder / next_version(folder, kind)
+            made = [path, *(parent for parent in path.parents if not parent.exists())]
+            try:
+                path.mkdir(parents=True)
+            except OSError as error:
+                if not path.is_dir():
+                    raise InputError(f"--trainer.default_root_dir: cannot make {path}: {error.strerror}") from error
+                continue  # another run was faster
+            self.made = made
+            return path.name
+
+    def _leave_no_trace(self) -> None:
+        """Remove the folder of a run that could not start."""
+        trainer = getattr(self, "trainer", None)
+        if not self.made or (trainer and trainer.global_step) or (self.made[0] / "metrics.json").exists():
+            return
+        shutil.rmtree(self.made[0], ignore_errors=True)
+        for parent in self.made[1:]:
+            with suppress(OSError):  # there is something else in it
+                parent.rmdir()
 
     def _run_name(self) -> str:
         files = self.config[self.subcommand].get("config") or []
@@ -208,17 +265,52 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which convolutions have by default
     try:
+        check_configs(args)
         return CLI([subcommand, *args])
     except torch.OutOfMemoryError as error:
         raise SystemExit(
             "error: the GPU's memory is used up; raise --trainer.accumulate_grad_batches (the global batch stays), set "
             "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
         ) from error
+    except MisconfigurationException as error:  # Lightning's word for settings that do not go together
+        raise SystemExit(f"error: {explain(error) or one_line(error)}") from None
     except Exception as error:  # the interpreter's own way of saying it follows where it is no mistake of the user
-        sentence = explain(error, _options())
+        sentence = explain(error, _options(), _classes())
         if sentence is None:
             raise
         raise SystemExit(f"error: {sentence}") from None
+
+
+def check_configs(args: Sequence[str]) -> None:
+    """Refuse a file of settings that cannot be read, by its name.
+
+    Args:
+        args: Words of the command line.
+
+    Raises:
+        InputError: It is not there, no YAML, or empty.
+    """
+    for word, following in zip(args, [*args[1:], ""]):
+        option, _, value = word.partition("=")
+        if option != "--config":
+            continue
+        path = Path(value or following)
+        if path.is_dir():
+            raise InputError(f"--config: {path} is a folder; name a file in it")
+        if not path.is_file():
+            hint = near_names(path.name, [file.name for file in path.absolute().parent.glob("*.y*ml")])
+            raise InputError(f"--config: there is no file {path}{hint}")
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"--config: {path} is no valid YAML: {one_line(error)}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"--config: {path} holds no settings, such as `trainer: {{max_steps: 100}}`")
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())
 
 
 def quieten() -> None:
@@ -236,6 +328,16 @@ def quieten() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # steps count here, not epochs
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _classes() -> dict[str, str]:
+    """Name of each class that a setting may call for -> how it is written there."""
+    bases = [Task, DataModule, Inference, L.Callback, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+    for base in bases:  # which grows
+        bases += base.__subclasses__()
+    found = {base.__name__: base.__name__ for base in bases if not base.__name__.startswith("_")}
+    ours = [(module, name) for module in (data, heads) for name in module.__all__ if name[0].isupper()]
+    return found | {name: f"{module.__name__}.{name}" for module, name in ours if name not in found}
 
 
 def _options() -> list[str]:

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from jsonargparse import ArgumentError
 
@@ -28,22 +28,29 @@ class InputError(ValueError):
 
 def near_names(name: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'slak_tiny'?``, or an empty string if nothing in ``known`` is near ``name``."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return _hint(difflib.get_close_matches(name, list(known), n=3, cutoff=0.6))
+
+
+def _hint(near: list[str]) -> str:
     return f"; did you mean {' or '.join(repr(item) for item in near)}?" if near else ""
 
 
-def explain(error: BaseException, options: Iterable[str] = ()) -> str | None:
+def explain(error: BaseException, options: Iterable[str] = (), classes: Mapping[str, str] | None = None) -> str | None:
     """What a user has to know of an error: its root cause in a sentence, or None if it is not the user's mistake.
 
     Args:
         error: What was raised, perhaps by way of jsonargparse or Lightning.
         options: The options of the command line, to suggest near ones from.
+        classes: Likewise the classes: name -> how it is written in a setting.
     """
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, InputError):
             return str(link)
-    return _parser_error(str(error), list(options)) if any(isinstance(link, ArgumentError) for link in chain) else None
+    # What a class refuses when it is made comes as a plain ValueError with the parser's words around it.
+    if any(isinstance(link, ArgumentError) for link in chain) or str(error).startswith("Does not validate against"):
+        return _parser_error(str(error), list(options), classes or {})
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -52,7 +59,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _parser_error(text: str, options: list[str]) -> str:
+def _parser_error(text: str, options: list[str], classes: Mapping[str, str]) -> str:
     """The root of jsonargparse's message, which nests the refusals of every type and class that it tried."""
     option = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', text))
     if found := re.search(r"unrecognized arguments: (\S+)", text):
@@ -60,6 +67,15 @@ def _parser_error(text: str, options: list[str]) -> str:
         group = name.split(".")[0]
         hint = near_names(name, options) or near_names(group, {option.split(".")[0] for option in options})
         return f"there is no option --{name}{hint}"
+    if re.search(r"arguments are required: .*\bmodel\b", text):
+        return "there is neither model nor data: name a file of settings, as --config configs/demo_segmentation.yaml"
+    if found := re.search(r"Expected a dot import path string: (\S+)", text):
+        near = [classes[name] for name in difflib.get_close_matches(found[1], list(classes), n=3, cutoff=0.6)]
+        return f"{option}: there is no class {found[1]!r}{_hint(near) or '; give its full path, package.Class'}"
+    if (literals := re.findall(r"Expected a typing\.Literal\[([^\]]+)\]", text)) and option != "--":
+        given = re.search(r"(?:Given value|Got value): (.*)", text)[1]
+        known = list(dict.fromkeys(re.findall(r"[^', ]+", ", ".join(literals))))
+        return f"{option} is {given!r}: it must be one of {', '.join(known)}{near_names(given, known)}"
     if found := re.search(r"Option '([^']+)' is not accepted(?:. Got value: Namespace\(class_path='([^']+)')?", text):
         path = found[2] or re.findall(r"class_path '([^']+)'", text[: found.start()])[-1]
         parameters = inspect.signature(_imported(path)).parameters
@@ -73,7 +89,8 @@ def _parser_error(text: str, options: list[str]) -> str:
     noise = r"(Parser key|Problem with|Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$)"
     lines = [line.strip(" -") for line in text.splitlines()]
     roots = [line for line in lines if not re.match(noise, line)] or lines
-    root = re.sub(r"\. Got value: Namespace\(.*", "", roots[-1])
+    telling = [line for line in roots if not line.startswith("Expected a <class")] or roots
+    root = re.sub(r"\. Got value: Namespace\(.*", "", telling[-1])
     return f"{option}: {root}" if option != "--" and not root.startswith("Parser key") else root
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from lk_downstream.cli import main, next_version
+from lk_downstream.cli import CLI, main, next_version
 from lk_downstream.tasks import Segmentation, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +119,33 @@ def test_another_head_bf16_and_no_auxiliary_head(folder):
     assert cli.model.auxiliary_head is None
 
 
+def test_evaluation_needs_weights(folder, capsys):
+    assert "evaluation needs a trained model: give --ckpt_path FILE" in sentence(capsys, "validate", SMALL)
+
+
+def test_null_reaches_any_setting(folder):
+    options = ["--model.inference", "Slide", "--model.inference.crop", "48", "--model.inference.scale", "null"]
+    cli = main("fit", [*SMALL, *options, "--model.groups.layer_decay", "null", "--trainer.max_steps", "0"])
+    assert cli.model.inference.scale is None
+    assert cli.model.groups.layer_decay is None
+
+
+def test_a_run_without_loggers_has_its_folder(folder, capsys):
+    cli = main("fit", [*SMALL, "--trainer.logger", "false", "--trainer.max_steps", "2"])
+    names = {path.name for path in Path(cli.trainer.log_dir).iterdir()}
+    assert {"config.yaml", "metrics.json", "checkpoints"} <= names
+    assert Path(cli.trainer.log_dir).parent == Path("runs") / "demo_segmentation"
+
+
+def test_what_a_user_keeps_in_a_folder_survives_a_run_that_cannot_start(folder, tmp_path, capsys):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").touch()
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path), "--trainer.logger.name", ""]
+    broken = ["--trainer.logger.version", "kept", "--data.batch_size", "5", "--trainer.accumulate_grad_batches", "2"]
+    assert "does not divide" in sentence(capsys, "fit", [*SMALL, *logger, *broken])
+    assert (tmp_path / "kept" / "notes.txt").exists()
+
+
 def test_config_and_help_are_printed(capsys):
     with pytest.raises(SystemExit) as stop:
         main("fit", [*SMALL, "--model.backbone.name", "slak_tiny", "--print_config"])
@@ -144,6 +171,20 @@ def test_config_and_help_are_printed(capsys):
         (["--data.dataset.root", "nowhere", "--data.synthetic", "null"], "leftImg8bit/train"),
         (["--model.weights", "nothing.pth"], "nothing.pth"),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["--ckpt_path", "last"], "there is no file last"),  # and not a run from the start
+        (["--config", "upernet.yaml"], "there is no file upernet.yaml"),
+        (["--model.optimizer", "AdamWW"], "did you mean 'AdamW'"),
+        (["--model.inference", "Slid"], "did you mean 'Slide'"),
+        (["--model.head", "UperHead"], "did you mean 'lk_downstream.heads.UPerHead'"),
+        (["--model.optimizer.lr", "-1"], "the optimizer refuses its settings: Invalid learning rate"),
+        (["--model.optimizer.lr", "1e20", "--model.schedule", "null"], "after step 2 the weights are no longer finite"),
+        (["--trainer.accelerator", "gpuu"], "invalid accelerator name"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0: it must be at least 1"),
+        (["--trainer.val_check_interval", "0"], "trainer.val_check_interval is 0: it must be at least 1"),
+        (["--trainer.default_root_dir", DEMO], "--trainer.default_root_dir: cannot make"),
+        (["--checkpoint.every_n_steps", "0"], "checkpoint.every_n_steps is 0: it must be at least 1"),
+        (["--checkpoint.monitor", "val/miou"], "could not find the monitored key"),
+        (["--model.backbone.drop_path_rate", "1.5"], "drop_path_rate is 1.5"),
     ],
 )
 def test_a_mistake_gets_a_sentence(folder, capsys, args, words):
@@ -169,6 +210,28 @@ def test_the_tool_exits_without_a_stack_trace(folder):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [1,\n  b: :", "is no valid YAML"), ("", "holds no settings"), (None, "did you mean 'right.yaml'")],
+)
+def test_a_file_of_settings_that_cannot_be_read(tmp_path, capsys, text, words):
+    (tmp_path / "right.yaml").touch()
+    if text is not None:
+        (tmp_path / "rigt.yaml").write_text(text)
+    found = sentence(capsys, "fit", ["--config", str(tmp_path / "rigt.yaml")])
+    assert words in found
+    assert "rigt.yaml" in found
+
+
+def test_two_runs_that_start_together_have_a_folder_each(tmp_path, monkeypatch):
+    free = iter(["run_0", "run_0", "run_1"])  # as both see it
+    monkeypatch.setattr("lk_downstream.cli.next_version", lambda folder, kind: next(free))
+    for name in ("run_0", "run_1"):
+        cli = object.__new__(CLI)
+        cli.subcommand = "fit"
+        assert cli._new_folder(tmp_path) == name
 
 
 def test_next_version(tmp_path):

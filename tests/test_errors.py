@@ -5,6 +5,13 @@ from jsonargparse import ArgumentError
 
 from lk_downstream.errors import InputError, explain, near_names
 
+LITERALS = """Parser key "trainer.precision":
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a typing.Literal['16', 'bf16-mixed']
+    - Expected a typing.Literal['64', '16']
+  Given value: bf16-mixd"""
+
 
 def test_near_names():
     assert near_names("slak_tny", ["slak_tiny", "resnet50"]) == "; did you mean 'slak_tiny'?"
@@ -32,7 +39,24 @@ def test_what_is_not_the_users_mistake_is_left_alone():
         ("unrecognized arguments: --trainer.max_stps 3", "--trainer.max_stps; did you mean 'trainer.max_steps'?"),
         ("unrecognized arguments: --modl.x=3", "no option --modl.x; did you mean 'model'?"),
         ("Parser key \"config\": File does not exist: 'x.yaml'", "File does not exist: 'x.yaml'"),
+        ("the following arguments are required: fit.data, fit.model", "name a file of settings, as --config configs/"),
+        ('Parser key "model":\n  - Expected a dot import path string: Segmentatio', "did you mean 'Segmentation'?"),
+        ('Parser key "model":\n  - Expected a dot import path string: Xyz', "give its full path"),
+        ('Parser key "model":\n  - Expected a dot import path string: UperHead', "did you mean 'a.UPerHead'?"),
+        (
+            LITERALS,
+            "--trainer.precision is 'bf16-mixd': it must be one of 16, bf16-mixed, 64; did you mean 'bf16-mixed'?",
+        ),
+        (
+            "Does not validate against\n  - Requirement 'wandb' not met\n  - Expected a <class 'bool'>",
+            "'wandb' not met",
+        ),
     ],
 )
 def test_the_root_of_a_parser_error(text, words):
-    assert words in explain(ArgumentError(None, text), ["trainer.max_steps", "model", "data"])
+    classes = {"Segmentation": "Segmentation", "UPerHead": "a.UPerHead"}
+    assert words in explain(ArgumentError(None, text), ["trainer.max_steps", "model", "data"], classes)
+
+
+def test_what_a_class_refuses_when_it_is_made():
+    assert explain(ValueError("Does not validate against any of\nErrors:\n  - `p` is too large")) == "`p` is too large"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +51,8 @@ def create_backbone(
         InputError: the model or its weights are unknown, it lacks a level, or does not take an argument.
     """
     levels = _checked_levels(out_indices)
+    if not 0 <= drop_path_rate < 1:
+        raise InputError(f"drop_path_rate is {drop_path_rate}: it must be at least 0 and below 1.")
     check_name(name)
     source = weights_source(name, weights)
     arguments = {**overrides, "drop_path_rate": drop_path_rate} if drop_path_rate else overrides
@@ -123,7 +126,10 @@ def create_model(name: str, arguments: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, **arguments)
     except Exception as error:  # with weights, also whatever the hub's client raises
         given = ", ".join(f"{option}={value!r}" for option, value in arguments.items()) or "no arguments"
-        raise InputError(f"Model {name!r} cannot be built with {given}: {error}.") from error
+        hint = ""
+        if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            hint = near_names(found[1], inspect.signature(type(timm.create_model(name)).__init__).parameters)
+        raise InputError(f"Model {name!r} cannot be built with {given}: {error}{hint or '.'}") from error
 
 
 def _level_indices(model: nn.Module, name: str, levels: Sequence[int]) -> list[int]:

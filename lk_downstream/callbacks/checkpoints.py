@@ -8,11 +8,14 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lk_downstream.errors import InputError
+
 
 class Checkpoints(ModelCheckpoint):
     """Keeps the best step by a validation figure, and the last step, so that a killed run loses little.
 
-    A file is complete before it takes the place of the one before it.
+    A file is complete before it takes the place of the one before it, and a model that is lost (weights that are no
+    numbers) takes the place of none: the run ends there.
 
     Args:
         monitor: Figure by which the best is chosen; None: the task's own.
@@ -32,6 +35,8 @@ class Checkpoints(ModelCheckpoint):
         save_weights_only: bool = False,
         dirpath: str | None = None,
     ):
+        if every_n_steps < 1:
+            raise InputError(f"checkpoint.every_n_steps is {every_n_steps}: it must be at least 1")
         super().__init__(
             dirpath=dirpath,
             filename="best_step={step}",
@@ -57,6 +62,10 @@ class Checkpoints(ModelCheckpoint):
         if step != self.saved_step and step % self.every_n_steps == 0:
             self._write_last(trainer)
 
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Do not evaluate a lost model."""
+        self._refuse_lost(trainer)
+
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write the best and the last step."""
         super().on_validation_end(trainer, task)
@@ -71,6 +80,21 @@ class Checkpoints(ModelCheckpoint):
     def _write_last(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:
             return
+        self._refuse_lost(trainer)
         self.saved_step = trainer.global_step
         self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
         trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
+
+    def _refuse_lost(self, trainer: L.Trainer) -> None:
+        """End a run whose weights are infinite or not a number, which nothing brings back."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if all(bool(weight.isfinite().all()) for weight in trainer.lightning_module.parameters()):
+            return
+        loss = trainer.callback_metrics.get("train/loss")
+        said = "" if loss is None else f" (the loss is {float(loss):.4g})"
+        kept = f"; {self.last_model_path} is of a step before" if self.last_model_path else ""
+        raise InputError(
+            f"after step {trainer.global_step} the weights are no longer finite numbers{said}: lower the learning rate "
+            f"(--model.optimizer.lr), warm up longer, or clip the gradients (--trainer.gradient_clip_val 1.0){kept}"
+        )

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -97,12 +96,6 @@ class RunReport(L.Callback):
         """Print the report of an evaluation, the end of which has no hook of its own."""
         if stage == "validate" and self.last:
             self._print(trainer, task)
-
-    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a run that could not start."""
-        folder = getattr(trainer.logger, "log_dir", None)
-        if folder and trainer.is_global_zero and trainer.global_step == 0 and not self.last:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _figures(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
         return {

@@ -63,6 +63,14 @@ class SegmentationData(DataModule):
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
         if min(self.crop_size) < 1:
             raise InputError(f"data.crop_size is {crop_size}: it must be at least 1")
+        if min(scale) < 1:
+            raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
+        if not 0 < ratio_range[0] <= ratio_range[1]:
+            raise InputError(f"data.ratio_range is {list(ratio_range)}: give two positive numbers, the smaller first")
+        if not 0 < cat_max_ratio <= 1:
+            raise InputError(f"data.cat_max_ratio is {cat_max_ratio}: it must be above 0 and at most 1")
+        if not 0 <= flip <= 1:
+            raise InputError(f"data.flip is {flip}: it is a probability, 0 to 1")
         self.synthetic = synthetic
         # Made here to know the classes; the files are listed in setup.
         self.train_data, self.val_data = dataset(train_split), dataset(val_split)

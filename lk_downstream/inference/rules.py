@@ -47,6 +47,8 @@ class Whole(Inference):
     """
 
     def __init__(self, scale: tuple[int, int] | None = (2048, 512)):
+        if scale is not None and min(scale) < 1:
+            raise InputError(f"scale {tuple(scale)} of the inference rule: both sides must be at least 1")
         self.scale = scale
 
     def __call__(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:

@@ -51,6 +51,13 @@ class LayerDecay:
     layers: int = 12
     by: Literal["stage", "layer"] = "stage"
 
+    def __post_init__(self):
+        if not 0 < self.rate <= 1 or self.layers < 3:
+            raise InputError(
+                f"layer_decay has the rate {self.rate} and {self.layers} layers: the rate must be above 0 and at most "
+                "1, and the layers at least 3"
+            )
+
     def scales(self, model: nn.Module) -> dict[str, float]:
         """The factor of every parameter of ``model``, by name.
 
@@ -160,7 +167,10 @@ class ParameterGroups:
         if not groups:
             raise InputError("nothing to train: every parameter is frozen")
         names = [group.pop("names") for group in groups]
-        optimizer = factory(groups)
+        try:
+            optimizer = factory(groups)
+        except (TypeError, ValueError) as error:  # PyTorch's way of refusing a setting
+            raise InputError(f"the optimizer refuses its settings: {error}") from error
         for group, tensors in zip(optimizer.param_groups, names):
             group["lr"] *= group["lr_scale"]
             group["tensors"] = len(tensors)

@@ -210,7 +210,12 @@ def test_prediction(tmp_path, root):
     assert len(PictureFolder(pictures / "ADE_val_00000002.jpg")) == 1
     (tmp_path / "sub").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "sub" / "B.PNG")
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / ".hidden" / "c.png")
     assert PictureFolder(tmp_path)[0]["name"] == "sub/B"
+    (tmp_path / "a.png" / "linked").symlink_to(tmp_path / "sub")
+    assert PictureFolder(tmp_path).names == ["a.png/linked/B", "sub/B"]
     for path, sentence in ((tmp_path / "zzz", "there is no picture or folder"), (root / "x", "there is no")):
         with pytest.raises(InputError, match=sentence):
             PictureFolder(path)
@@ -283,3 +288,13 @@ def test_under_a_trainer(tmp_path):
     assert len(orders[0]) == len(orders[1]) == 5
     assert orders[0] != orders[1]
     assert sorted(model.seen) == sorted([f"ADE_val_{number:08d}" for number in range(1, 6)] * 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scale": (0, 0)}, {"ratio_range": (2.0, 0.5)}, {"ratio_range": (0, 1)}, {"cat_max_ratio": 0}, {"flip": 2}],
+    ids=str,
+)
+def test_values_out_of_their_range(root, options):
+    with pytest.raises(InputError, match=rf"data\.{next(iter(options))} is"):
+        make(root, **options)
