@@ -73,7 +73,9 @@ def class_names(classes: Sequence[str] | str | os.PathLike | None, root: Path) -
     if classes is None or isinstance(classes, str | os.PathLike):
         path = root / "classes.txt" if classes is None else Path(classes)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows puts a mark in front
+        except UnicodeDecodeError as error:
+            raise InputError(f"the class names in {path} are not in UTF-8: save the file so") from error
         except OSError as error:
             raise InputError(
                 f"cannot read the class names from {path} ({error.strerror}): "

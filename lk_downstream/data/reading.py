@@ -21,6 +21,8 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", "
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG would change class numbers
 
 _GREY, _RGB = 0, 2  # colour types of a PNG header
+# What Pillow raises for files that it cannot read to the end, or that have more pixels than it takes to be harmless.
+_REFUSALS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image:
@@ -45,7 +47,7 @@ def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image
             pixels = np.array(turned.convert("RGB"))
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for files it cannot read to the end
+    except _REFUSALS as error:
         raise InputError(_unreadable(path, error)) from error
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
@@ -66,7 +68,7 @@ def read_mask(path: str | Path) -> torch.Tensor:
     try:
         with Image.open(io.BytesIO(data)) as file:
             mode, labels = file.mode, np.array(file)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _REFUSALS as error:
         raise InputError(_unreadable(path, error)) from error
     if mode not in ("L", "P", "1"):
         kind = "16-bit" if mode.startswith("I") else mode
@@ -109,4 +111,6 @@ def _png_header(data: bytes) -> tuple[int, int] | None:
 def _unreadable(path: str | Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"{path} is not a picture or is damaged from the start: download or copy it again, or remove it"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{path} is too large ({error}): cut it into tiles"
     return f"{path} is truncated or damaged ({error}): download or copy it again, or remove it"

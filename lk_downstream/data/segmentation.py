@@ -293,7 +293,7 @@ class SegmentationFolder(SegmentationDataset):
 
     def _value_hint(self, values: np.ndarray) -> str:
         count, labels = len(self.classes), [int(value) for value in values if value != IGNORE_INDEX]
-        if not self.reduce_zero_label and max(labels) == count:
+        if not self.reduce_zero_label and max(labels, default=0) == count:
             return f": values 1..{count} with {count} classes: set reduce_zero_label true"
         return ": name every class in classes, or replace values by label_map"
 

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
 from lk_downstream.callbacks import SegmentationFiles, SegmentationPictures
+from lk_downstream.data.transforms import resize_image
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.inference import Inference, Whole
 from lk_downstream.metrics import SegmentationMetric
@@ -85,7 +86,11 @@ class Segmentation(Task):
         return self(self.normalize(images))
 
     def head_logits(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) -> logits at the stride of the head, mostly (N, classes, H / 4, W / 4)."""
+        """Pictures uint8 (N, 3, H, W) -> logits at the stride of the head, mostly (N, classes, H / 4, W / 4).
+
+        A side shorter than the coarsest stride, of which no map would be left, is stretched to it.
+        """
+        images = resize_image(images, [max(side, *self.backbone.strides) for side in images.shape[-2:]])
         return self.head(self.backbone(self.normalize(images)))
 
     def predict(self, images: Tensor) -> Tensor:

@@ -158,6 +158,11 @@ def test_class_names_that_are_wrong(folder):
         SegmentationFolder("train", folder, ignore_index=-1)
     with pytest.raises(InputError, match="label_map has 3: 300"):
         SegmentationFolder("train", folder, label_map={3: 300})
+    (folder / "classes.txt").write_bytes("wei\u00df\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"classes\.txt are not in UTF-8"):
+        SegmentationFolder("train", folder)
+    (folder / "classes.txt").write_bytes("\ufeffwei\u00df\r\ntwo\r\n".encode())  # as the editor of Windows writes it
+    assert SegmentationFolder("train", folder).classes == ("wei\u00df", "two")
 
 
 def test_picture_or_mask_alone(folder):
@@ -201,6 +206,10 @@ def test_values_outside_the_classes(folder):
     write(folder / "annotations/train/a.png", np.tile([0, 7, 8, 40], (6, 2)))
     with pytest.raises(InputError, match=r"the label values 7-8, 40 outside .*replace values by label_map"):
         SegmentationFolder("train", folder)[0]
+    write(folder / "annotations/train/a.png", np.full((6, 8), 255))
+    with pytest.raises(InputError, match="the label values 255 outside"):
+        SegmentationFolder("train", folder, ignore_index=0)[0]
+    write(folder / "annotations/train/a.png", np.tile([0, 7, 8, 40], (6, 2)))
     assert SegmentationFolder("train", folder, label_map={7: 1, 8: 2, 40: 255})[0]["mask"][0, 3] == 255
 
 

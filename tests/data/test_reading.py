@@ -118,3 +118,12 @@ def test_masks_that_are_none(tmp_path, pixels):
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"cut\.png is truncated or damaged"):
         read_mask(tmp_path / "cut.png")
+
+
+def test_a_picture_with_more_pixels_than_pillow_takes(tmp_path, pixels, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "b.bmp")
+    for read, name in ((read_picture, "a.bmp"), (read_mask, "b.bmp")):
+        with pytest.raises(InputError, match=rf"{name} is too large .*cut it into tiles"):
+            read(tmp_path / name)

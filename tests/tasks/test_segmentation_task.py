@@ -74,3 +74,8 @@ def test_a_file_without_a_recipe(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match="holds no recipe"):
         load_task(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (50, 3)])
+def test_a_picture_thinner_than_the_coarsest_stride(size):
+    assert task().eval().predict(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, *size)
