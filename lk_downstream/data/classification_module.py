@@ -12,7 +12,7 @@ from lk_downstream.data.classification_transforms import EvaluationPicture, Trai
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.samplers import TrainingSampler
 from lk_downstream.data.synthetic import Synthetic
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, near_names
 
 
 class ClassificationData(DataModule):
@@ -76,6 +76,11 @@ class ClassificationData(DataModule):
         # The classes of a folder are its folders; for an evaluation alone those of its split are enough.
         known = self.train_data if self.val_data is None or self.train_data.folder.is_dir() else self.val_data
         self.classes, self.palette = known.classes, default_palette(len(known.classes))
+        if len(self.classes) == 1:
+            raise InputError(
+                f"{known.folder} holds a single class folder, {self.classes[0]}, so that there is nothing to tell "
+                "apart: it has to hold one for each class, two or more"
+            )
         self.train_transform = TrainingPicture(size, tuple(scale), tuple(ratio), flip, auto_augment, color_jitter)
         self.val_transform = EvaluationPicture(val_size or size, crop)
 
@@ -121,7 +126,8 @@ def refuse_other_classes(train: ClassFolder, val: ClassFolder) -> None:
     for one, other in ((train, val), (val, train)):
         if only := sorted(set(one.found) - set(other.found)):
             some = ", ".join(only[:3]) + (" ..." if len(only) > 3 else "")
+            hint = near_names(only[0], set(other.found) - set(one.found))
             raise InputError(
-                f"{one.folder} has {len(only)} class folders that {other.folder} lacks ({some}): both splits need the "
-                "same class folders"
+                f"{one.folder} has class folders that {other.folder} lacks, {len(only)} of {len(one.found)} ({some}): "
+                f"both splits need the same class folders{hint}"
             )

@@ -147,11 +147,14 @@ class Classification(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As :meth:`Task.on_load_checkpoint`; also refuse other classes, which a wrong folder may have as many of."""
-        super().on_load_checkpoint(checkpoint)
         saved = tuple(checkpoint.get("recipe", {}).get("init_args", {}).get("classes") or self.classes)
         if saved != self.classes:
-            one, other = next(pair for pair in zip(saved, self.classes) if pair[0] != pair[1])
+            trained, given = f"{len(saved)} classes", str(len(self.classes))
+            if len(saved) == len(self.classes):
+                one, other = next(pair for pair in zip(saved, self.classes) if pair[0] != pair[1])
+                trained, given = f"the class {one!r}", repr(other)
             raise InputError(
-                f"--ckpt_path: the checkpoint was trained with the class {one!r} where the data have {other!r}: "
-                "evaluate it on data with the same class folders"
+                f"--ckpt_path: the checkpoint was trained with {trained} where the data have {given}: give data with "
+                "the same class folders, or start a new training from it by --model.weights"
             )
+        super().on_load_checkpoint(checkpoint)

@@ -119,12 +119,23 @@ def test_a_split_that_is_not_there(tmp_path):
 def test_a_class_list_that_differs_between_the_splits(tmp_path, place):
     module = data(folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__bees=1, **{place: 1}))
     one, other = ("train", "val") if place.startswith("train") else ("val", "train")
-    with pytest.raises(InputError, match=rf"{one} has 1 class folders that .*{other} lacks \(wasps\)"):
+    with pytest.raises(InputError, match=rf"{one} has class folders that .*{other} lacks, 1 of 3 \(wasps\)"):
         module.setup("fit")
 
 
+def test_a_misspelt_class_folder(tmp_path):
+    module = data(folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__Bees=1))
+    with pytest.raises(InputError, match=r"lacks, 1 of 2 \(bees\).*did you mean 'Bees'"):
+        module.setup("fit")
+
+
+def test_a_single_class_folder(tmp_path):
+    with pytest.raises(InputError, match="train holds a single class folder, ants, so that there is nothing"):
+        data(folders(tmp_path, train__ants=2, val__ants=1))
+
+
 def test_a_corrupt_picture_is_named(tmp_path):
-    root = folders(tmp_path, train__ants=2, val__ants=1)
+    root = folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__bees=1)
     file = root / "train" / "ants" / "1.jpg"
     file.write_bytes(file.read_bytes()[:200])
     module = data(root)

@@ -246,6 +246,10 @@ def test_a_checkpoint_of_other_classes(run, tmp_path):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(SystemExit, match="trained with the class 'dragon' where the data have 'tiger shark'"):
         main("validate", [*common(root), "--ckpt_path", str(tmp_path / "other.ckpt")])
+    content["recipe"]["init_args"]["classes"] = ["ants", "bees"]
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(SystemExit, match="trained with 2 classes where the data have 1000: give data"):
+        main("validate", [*common(root), "--ckpt_path", str(tmp_path / "other.ckpt")])
 
 
 def test_prediction_writes_the_best_five(run, capsys):
