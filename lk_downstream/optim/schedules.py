@@ -129,6 +129,8 @@ class MultiStep(WarmupSchedule):
         gamma: Factor of each fall.
         warmup_steps: Optimizer steps of the warm-up.
         warmup_ratio: Factor at step 0.
+        warmup_form: ``linear``: the factor rises to 1 (mmcv's linear warm-up); ``constant``: it stays (mmcv's constant
+            one, as in FCOS's recipe).
     """
 
     def __init__(
@@ -139,11 +141,17 @@ class MultiStep(WarmupSchedule):
         gamma: float = 0.1,
         warmup_steps: int = 0,
         warmup_ratio: float = 1e-3,
+        warmup_form: Literal["linear", "constant"] = "linear",
     ):
         self.milestones = [round(milestone * max_steps) for milestone in milestones]
         self.gamma = gamma
+        self.warmup_form = warmup_form
         super().__init__(optimizer, max_steps, warmup_steps, warmup_ratio)
 
     def decay(self, step: int) -> float:
         """The factor at optimizer step ``step`` without the warm-up."""
         return self.gamma ** sum(step >= milestone for milestone in self.milestones)
+
+    def warmup(self, step: int) -> float:
+        """The warm-up's factor at optimizer step ``step`` < ``warmup_steps``."""
+        return self.warmup_ratio if self.warmup_form == "constant" else super().warmup(step)

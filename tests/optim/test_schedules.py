@@ -71,6 +71,11 @@ def test_multi_step_falls_at_fractions_of_the_run():
     assert [round(math.log10(rate / 2e-4)) for rate in found] == [0] * 27 + [-1] * 6 + [-2] * 3
 
 
+def test_constant_warmup():
+    schedule = MultiStep(optimizer(), 36, warmup_steps=3, warmup_ratio=1 / 3, warmup_form="constant")
+    assert [schedule.factor(step) for step in range(5)] == [1 / 3, 1 / 3, 1 / 3, 1, 1]
+
+
 def test_a_resumed_schedule_goes_on():
     whole = rates(Poly(optimizer(), 20, warmup_steps=4), 20)
     first = Poly(optimizer(), 20, warmup_steps=4)
