@@ -117,8 +117,8 @@ class Coco(Dataset):
         image = read_picture(path)
         if tuple(image.shape[-2:]) != size:
             raise InputError(
-                f"{path} is {image.shape[-1]} x {image.shape[-2]}, but {index.path} says {size[1]} x {size[0]} of "
-                f"picture {index.image_ids[number]}"
+                f"{path} is {image.shape[-1]} x {image.shape[-2]} (as its EXIF orientation turns it), but {index.path} "
+                f"says {size[1]} x {size[0]} of picture {index.image_ids[number]}: mend the one or the other"
             )
         objects = slice(index.first[number], index.first[number + 1])
         boxes = torch.from_numpy(index.boxes[objects]).float()

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from lk_downstream.data.distortion import uniform
 from lk_downstream.data.transforms import keep_ratio_size, resize_image
+from lk_downstream.errors import InputError
 
 SHORT_SIDES = tuple(range(480, 801, 32))
 
@@ -74,6 +75,8 @@ class MultiScale(v2.Transform):
 
     def __init__(self, short: Sequence[int] = SHORT_SIDES, long: int = 1333):
         super().__init__()
+        if not short or min(*short, long) < 1:
+            raise InputError(f"short is {list(short)} and long is {long}: lengths of at least one pixel")
         self.short, self.long = tuple(short), long
 
     def forward(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +106,8 @@ class MultiScaleCrop(v2.Transform):
         crop: tuple[int, int] = (384, 600),
     ):
         super().__init__()
+        if not 1 <= crop[0] <= crop[1]:
+            raise InputError(f"crop is {list(crop)}: the smallest and the largest side, of at least one pixel")
         self.first, self.last = MultiScale(first, long), MultiScale(short, long)
         self.crop = tuple(crop)
 
@@ -130,6 +135,11 @@ class LargeScaleJitter(v2.Transform):
 
     def __init__(self, size: int = 1024, factors: tuple[float, float] = (0.1, 2.0)):
         super().__init__()
+        if size < 1 or not 0 < factors[0] <= factors[1]:
+            raise InputError(
+                f"size is {size} and factors are {list(factors)}: a side of at least one pixel, and the smallest and "
+                "the largest factor, above 0"
+            )
         self.size, self.factors = size, tuple(factors)
 
     def forward(self, item: dict[str, Any]) -> dict[str, Any]:

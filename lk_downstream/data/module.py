@@ -199,7 +199,7 @@ class DataModule(L.LightningDataModule):
         sampler, batch_size = self.training_sampler(seed), self.device_batch_size
         if len(sampler) < batch_size:
             raise InputError(
-                f"an epoch has {len(sampler) * self._world_size} training pictures, fewer than a batch of "
+                f"an epoch has {len(self.train_set) * self.repeat} training pictures, fewer than a batch of "
                 f"{batch_size * self._world_size}: make data.batch_size smaller or data.repeat larger"
             )
         # A generator of its own, so that a pass takes nothing from that of the training. By keywords: Lightning, which

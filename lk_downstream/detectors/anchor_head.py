@@ -17,6 +17,7 @@ from lk_downstream.detectors.boxes import DeltaCoder, clip
 from lk_downstream.detectors.losses import focal_loss, l1_loss, one_hot
 from lk_downstream.detectors.matching import NEGATIVE, IoUAssigner, RandomSampler
 from lk_downstream.detectors.selection import Selection
+from lk_downstream.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class AnchorSettings:
     allowed_border: int = -1
     pad_divisor: int = 32
     beta: float = 0.0
+
+    def __post_init__(self):
+        if not self.scales or not self.ratios:
+            raise InputError("scales and ratios of the anchors must have at least one value each")
 
 
 @dataclass(frozen=True)

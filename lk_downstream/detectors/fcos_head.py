@@ -16,6 +16,7 @@ from lk_downstream.detectors.blocks import Scale, conv_block, flatten_maps, init
 from lk_downstream.detectors.boxes import area, clip, from_distances
 from lk_downstream.detectors.losses import focal_loss, iou_log_loss, mean_over_ranks, one_hot
 from lk_downstream.detectors.selection import Selection
+from lk_downstream.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class FCOSHead(nn.Module):
     def __init__(self, channels: int, strides: Sequence[int], num_classes: int, settings: FCOSSettings):
         super().__init__()
         self.strides, self.num_classes, self.settings = tuple(strides), num_classes, settings
+        if len(settings.bounds) + 1 != len(self.strides):
+            raise InputError(
+                f"head.bounds has {len(settings.bounds)} values for {len(self.strides)} levels: give one less than "
+                "neck.levels"
+            )
         width = [channels] + [settings.channels] * settings.convs
         self.cls_convs = nn.Sequential(*(conv_block(a, b, "gn") for a, b in zip(width, width[1:])))
         self.reg_convs = nn.Sequential(*(conv_block(a, b, "gn") for a, b in zip(width, width[1:])))

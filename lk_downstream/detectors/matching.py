@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lk_downstream.detectors.boxes import iou
+from lk_downstream.errors import InputError
 
 NEGATIVE, IGNORED = -1, -2
 
@@ -57,6 +58,13 @@ class RandomSampler:
 
     number: int
     positive_fraction: float
+
+    def __post_init__(self):
+        if self.number < 1 or not 0 <= self.positive_fraction <= 1:
+            raise InputError(
+                f"the sampler has number {self.number} and positive_fraction {self.positive_fraction}: they must be at "
+                "least 1, and from 0 to 1"
+            )
 
     def __call__(self, matched: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the positive (P,) and the negative (M,) samples among the result (B,) of an assigner."""

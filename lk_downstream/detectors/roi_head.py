@@ -84,6 +84,8 @@ class RoIHead(nn.Module):
         self.strides = tuple(strides[: settings.levels])
         if not len(settings.ious) == len(settings.stds) == len(settings.weights) > 0:
             raise InputError("roi.ious, roi.stds and roi.weights must have one entry for each stage")
+        if not self.strides:
+            raise InputError(f"roi.levels is {settings.levels}: regions need at least one level to be read from")
         heads = [BBoxHead(channels, num_classes, stds, settings.box) for stds in settings.stds]
         # mmdet numbers the heads of a cascade only
         self.bbox_head = heads[0] if len(heads) == 1 else nn.ModuleList(heads)

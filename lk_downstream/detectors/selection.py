@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision import ops
 
 from lk_downstream.detectors.boxes import not_empty
+from lk_downstream.errors import InputError
 
 
 def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
@@ -43,6 +44,10 @@ class Selection:
     score_threshold: float = 0.05
     per_level: int = 1000
     rule: Literal["pairs", "points"] = "pairs"
+
+    def __post_init__(self):
+        if min(self.keep, self.per_level) < 0:
+            raise InputError(f"keep is {self.keep} and per_level is {self.per_level}: neither may be negative")
 
     def candidates(self, scores: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Points and classes, int64 (K,) each, that one level sends to non-maximum suppression.

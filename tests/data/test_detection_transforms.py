@@ -15,6 +15,7 @@ from lk_downstream.data.detection_transforms import (
     resize_item,
     training_transform,
 )
+from lk_downstream.errors import InputError
 
 
 def item(height=240, width=320, boxes=((40, 60, 120, 160), (200, 20, 319, 100), (0, 200, 30, 240))):
@@ -152,3 +153,18 @@ def test_torchvisions_own_steps_fit_in():
     target = check(result)
     assert target["labels"].tolist() == [0, 1, 2]
     assert not torch.equal(result["image"].unique(), torch.tensor([0, 200], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "sentence"),
+    [
+        (MultiScale, {"short": []}, "short is"),
+        (MultiScale, {"short": [0, 5]}, "short is"),
+        (MultiScaleCrop, {"crop": (600, 384)}, "crop is"),
+        (LargeScaleJitter, {"size": 0}, "size is 0"),
+        (LargeScaleJitter, {"factors": (2.0, 0.1)}, "factors are"),
+    ],
+)
+def test_impossible_sizes_are_refused_at_once(step, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        step(**options)

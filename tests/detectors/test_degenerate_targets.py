@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_detectors import ALL, TWO_STAGE, box_target, narrow
 
-from lk_downstream.detectors import CascadeMaskRCNN, Selection
+from lk_downstream.detectors import FCOS, CascadeMaskRCNN, MaskRCNN, RandomSampler, RPNSettings, Selection
 from lk_downstream.errors import InputError
 
 EMPTY = box_target([])
@@ -94,3 +94,18 @@ def test_a_cascade_needs_one_entry_for_each_stage():
     roi = {"weights": (1.0, 0.5)}
     with pytest.raises(InputError, match=r"roi\.weights"):
         narrow(CascadeMaskRCNN, roi=roi)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: narrow(MaskRCNN, roi={"levels": 0}), r"roi\.levels is 0"),
+        (lambda: narrow(FCOS, head={"bounds": (64.0,)}), r"head\.bounds has 1 values for 5 levels"),
+        (lambda: RPNSettings(scales=()), "scales and ratios"),
+        (lambda: RandomSampler(0, 0.5), "number 0"),
+        (lambda: Selection(keep=-1), "keep is -1"),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()

@@ -291,6 +291,14 @@ def test_validation_needs_annotations(root):
         task.on_validation_epoch_start()
 
 
+def test_a_checkpoint_of_other_classes_is_refused_by_its_classes():
+    checkpoint = {"state_dict": {}, "recipe": {"init_args": {"classes": ["dog", "cat"]}}}
+    with pytest.raises(
+        InputError, match=r"has 2 classes \(dog, cat\), the data 3 \(a, b, c\): set --data.dataset.root"
+    ):
+        tiny(d.FCOS).on_load_checkpoint(checkpoint)
+
+
 def test_existing_results_are_scored(root, tmp_path):
     annotations = root / "annotations/instances_val2017.json"
     truth = json.loads(annotations.read_text())
