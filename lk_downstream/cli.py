@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
 import logging
 import shutil
@@ -53,6 +54,7 @@ Every setting of the file is an option: --model.backbone.name slak_tiny, --data.
 FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction", "robustness": "robustness"}
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 MODE = "yaml_with_none"
 
 
@@ -272,6 +274,14 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
             "error: the GPU's memory is used up; raise --trainer.accumulate_grad_batches (the global batch stays), set "
             "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
         ) from error
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise SystemExit(
+            f"error: {error.strerror}{where}: make room, or name another place by --trainer.default_root_dir; what was "
+            "complete before is still there"
+        ) from None
     except MisconfigurationException as error:  # Lightning's word for settings that do not go together
         raise SystemExit(f"error: {explain(error) or one_line(error)}") from None
     except Exception as error:  # the interpreter's own way of saying it follows where it is no mistake of the user

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from lk_downstream.ops import LargeKernelConv2d, notice
@@ -82,7 +83,7 @@ class RunReport(L.Callback):
             parts = ", ".join(f"{name} {size / 1e6:.3g} M" for name, size in sizes.items() if size)
             device = device_name(trainer.strategy.root_device)
             Console(soft_wrap=True).print(
-                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {self.folder}"
+                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {self.folder}", markup=False
             )
             if any(isinstance(module, LargeKernelConv2d) for module in task.modules()):
                 Console(soft_wrap=True).print(notice(trainer.strategy.root_device), markup=False)
@@ -96,6 +97,16 @@ class RunReport(L.Callback):
         """Print the report of an evaluation, the end of which has no hook of its own."""
         if stage == "validate" and self.last:
             self._print(trainer, task)
+
+    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
+        """Say how a training that the user has stopped goes on."""
+        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        files = {name: os.path.relpath(path) for name, path in self._files(trainer).items() if path}
+        how = ", before its first checkpoint"
+        if "last" in files:
+            how = f"; to go on: --config {files['config']} --ckpt_path {files['last']}"
+        Console(soft_wrap=True).print(f"stopped at step {trainer.global_step}{how}", markup=False)
 
     def _figures(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
         return {
@@ -132,7 +143,7 @@ class RunReport(L.Callback):
         )
         for name, path in self._files(trainer).items():
             if path and Path(path).exists():
-                console.print(f"{name:<12} {os.path.relpath(path)}")
+                console.print(f"{name:<12} {os.path.relpath(path)}", markup=False)
 
     def _files(self, trainer: L.Trainer) -> dict[str, str | None]:
         folder = Path(self.folder or ".")
@@ -181,7 +192,7 @@ def class_table(columns: dict[str, list], most: int = 200) -> Table:
     present = [row for row in rows if not all(math.isnan(value) for value in row[1:])]
     shown = present if len(present) <= most else sorted(present, key=lambda row: row[1])[:20]
     for name, *values in shown:
-        table.add_row(str(name), *(_show(value) for value in values))
+        table.add_row(escape(str(name)), *(_show(value) for value in values))
     if len(shown) < len(present):
         table.caption = f"the lowest {len(shown)} of {len(present)} classes; all are in metrics.json"
     elif len(present) < len(rows):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lk_downstream.callbacks import RunReport
@@ -32,3 +33,20 @@ def test_figures_of_several_kinds_are_a_table():
     assert table["segm"][0] == 0.75
     assert math.isnan(table["segm"][1])
     assert figures_of_kinds({"mIoU": 0.5, "aAcc": 0.7}) == {}
+
+
+@pytest.mark.parametrize(
+    ("last", "words"), [("", "before its first"), ("runs/last.ckpt", "--ckpt_path runs/last.ckpt")]
+)
+def test_a_stopped_run_says_how_it_goes_on(last, words, capsys):
+    checkpoints = ModelCheckpoint()
+    checkpoints.last_model_path = last
+    state = SimpleNamespace(fn="fit")
+    trainer = SimpleNamespace(is_global_zero=True, state=state, checkpoint_callback=checkpoints, global_step=7)
+    report = RunReport()
+    report.on_exception(trainer, None, ValueError())
+    assert not capsys.readouterr().out
+    report.on_exception(trainer, None, KeyboardInterrupt())
+    printed = capsys.readouterr().out
+    assert printed.startswith("stopped at step 7")
+    assert words in printed
