@@ -1,6 +1,7 @@
 """The command line as a user meets it: the demo, its files, resuming, evaluating, swapping, mistakes."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -117,6 +118,14 @@ def test_another_head_bf16_and_no_auxiliary_head(folder):
     cli = main("fit", [*SMALL, *head, *options, "--trainer.gradient_clip_val", "1.0"])
     assert type(cli.model.head).__name__ == "SegformerHead"
     assert cli.model.auxiliary_head is None
+
+
+def test_a_full_disk(folder, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileOpener.write", full, raising=False)
+    assert "No space left on device: make room" in sentence(capsys, "fit", [*SMALL, "--trainer.max_steps", "1"])
 
 
 def test_evaluation_needs_weights(folder, capsys):
