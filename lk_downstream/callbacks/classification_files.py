@@ -66,4 +66,5 @@ class ClassificationFiles(L.Callback):
             console = Console(soft_wrap=True)
             for row in self.rows[: self.shown]:
                 console.print(f"{row['name']}: {row['classes'][0]} {row['scores'][0]:.2f}", markup=False)
-            console.print(f"{'table':<12} {os.path.relpath(table)}\n{'list':<12} {os.path.relpath(listing)}")
+            for name, path in (("table", table), ("list", listing)):
+                console.print(f"{name:<12} {os.path.relpath(path)}", markup=False)

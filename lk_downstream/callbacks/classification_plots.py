@@ -77,10 +77,10 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
         label="distance to mean confidence",
     )
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    boxed = {"loc": "upper left", "edgecolor": "none", "framealpha": 0.85}
-    upper.legend(fontsize=8, **boxed)
     error = calibration_error(counts, confidences, accuracies)
-    upper.set_title(f"Expected calibration error {100 * error:.2f} %", fontsize=11)
+    figure.suptitle(f"Expected calibration error {100 * error:.2f} %", fontsize=11)
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}  # bars may be anywhere
+    upper.legend(fontsize=8, **above)
     lower.bar(middles, counts / max(counts.sum(), 1), width, color=COUNT)
     lower.set(xlabel="confidence", ylabel="share of pictures")
     if filled.any():
@@ -88,7 +88,7 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
         for (name, (values, colour)), style in zip(means.items(), ("-", "--")):
             mean = np.average(values[filled], weights=counts[filled])
             lower.axvline(mean, color=colour, linestyle=style, linewidth=1.3, label=f"mean {name} {100 * mean:.1f} %")
-        lower.legend(fontsize=7.5, **boxed)
+        lower.legend(fontsize=7.5, **above)
     for axis in (upper, lower):
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
@@ -115,7 +115,7 @@ def draw_pairs(pairs: Sequence[dict[str, Any]]) -> np.ndarray:
         text = f" {pair['count']}  ({100 * pair['share']:.0f} %)"
         axis.text(pair["count"], place, text, va="center", fontsize=7.5, color="0.3")
     names = [f"{_short(pair['truth'])}  \N{RIGHTWARDS ARROW}  {_short(pair['prediction'])}" for pair in pairs]
-    axis.set_yticks(places, names, fontsize=8)
+    axis.set_yticks(places, names, fontsize=8, parse_math=False)  # names may hold dollar signs
     axis.set_ylim(len(pairs) - 0.4, -0.6)
     axis.set_xlim(0, 1.18 * max(counts))
     axis.set_xticks([])

@@ -14,7 +14,7 @@ import lightning as L
 import numpy as np
 
 from lk_downstream.callbacks.pictures import rendered, write_picture
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, near_names
 
 Series = tuple[np.ndarray, np.ndarray]  # optimizer steps, values
 
@@ -49,7 +49,7 @@ def plot_run(folder: str | os.PathLike, monitor: str | None = None) -> Path:
         monitor: The figure that matters, such as ``val/mIoU``; None: the first of ``metrics.json``.
 
     Raises:
-        InputError: the folder has no ``metrics.csv``, or this holds no figures.
+        InputError: The folder has no ``metrics.csv``, or this holds no figures, or validations without ``monitor``.
     """
     folder = Path(folder)
     if not (folder / "metrics.csv").is_file():
@@ -60,6 +60,10 @@ def plot_run(folder: str | os.PathLike, monitor: str | None = None) -> Path:
     if monitor is None and (folder / "metrics.json").is_file():
         summary = json.loads((folder / "metrics.json").read_text()).get("best", {}).get("summary", {})
         monitor = next((f"val/{name}" for name in summary), None)
+    validated = [name for name in series if name.startswith("val/")]
+    if monitor and validated and monitor not in validated:
+        hint = near_names(monitor, validated) or f"; it has {', '.join(validated[:5])}"
+        raise InputError(f"{folder / 'metrics.csv'} has no figure {monitor}{hint}")
     absolute = folder.absolute()
     write_picture(folder / "curves.png", draw_curves(series, monitor, f"{absolute.parent.name}/{absolute.name}"))
     return folder / "curves.png"
@@ -98,7 +102,7 @@ def draw_curves(series: dict[str, Series], monitor: str | None = None, title: st
             panels[kind][name] = points
     panels = {kind: found for kind, found in panels.items() if found}
     figure = Figure((5.2 * max(len(panels), 1), 3.8), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=10, color="0.35")
+    figure.suptitle(title, fontsize=10, color="0.35", parse_math=False)
     draw = {"loss": _losses, "learning rate": _rates, "validation": lambda axis, found: _figures(axis, found, monitor)}
     for axis, (kind, found) in zip(figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels.items()):
         draw[kind](axis, found)

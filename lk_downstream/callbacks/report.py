@@ -83,7 +83,8 @@ class RunReport(L.Callback):
             parts = ", ".join(f"{name} {size / 1e6:.3g} M" for name, size in sizes.items() if size)
             device = device_name(trainer.strategy.root_device)
             Console(soft_wrap=True).print(
-                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {self.folder}", markup=False
+                f"{type(task).__name__}: {parts} parameters; {trainer.world_size} x {device}; {self.folder}",
+                markup=False,
             )
             if any(isinstance(module, LargeKernelConv2d) for module in task.modules()):
                 Console(soft_wrap=True).print(notice(trainer.strategy.root_device), markup=False)

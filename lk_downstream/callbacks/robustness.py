@@ -61,7 +61,9 @@ class RobustnessReport(L.Callback):
         path = Path(trainer.default_root_dir) / "robustness.json"
         if trainer.is_global_zero:
             write_json(path, self.results)
-            Console(soft_wrap=True).print(robustness_table(self.results), f"\nfigures      {os.path.relpath(path)}")
+            console = Console(soft_wrap=True)
+            console.print(robustness_table(self.results))
+            console.print(f"\nfigures      {os.path.relpath(path)}", markup=False)
 
 
 def summarize(trees: Trees, hits: list[int], pictures: list[int]) -> dict[str, dict[str, Any]]:

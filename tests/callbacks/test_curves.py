@@ -102,6 +102,16 @@ def test_confused_pairs_are_bars_by_count():
     assert np.median(first) / np.median(second) == pytest.approx(2, rel=0.03)
 
 
+def test_a_dollar_sign_in_a_class_name_is_no_formula():
+    assert draw_pairs([{"truth": "a$_", "prediction": "b$", "count": 3, "share": 0.5}]).ndim == 3
+
+
+def test_a_monitor_that_the_run_does_not_have(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,val/top1,val/ECE\n3,0.5,0.25\n")
+    with pytest.raises(InputError, match=r"no figure val/top; did you mean 'val/top1'"):
+        plot_run(tmp_path, "val/top")
+
+
 def test_a_run_leaves_its_curves(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli = main("fit", [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
+from rich.console import Console
 
 from lk_downstream.callbacks.pictures import segmentation_grid, write_picture
 from lk_downstream.callbacks.report import class_table, write_json
@@ -52,6 +53,12 @@ def test_a_grid_shows_pictures_truth_and_prediction(tmp_path):
     shown = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
     red, blue = ((shown[..., a] - shown[..., b] > 100).sum() for a, b in ((0, 2), (2, 0)))
     assert 2 < red / blue < 4  # of truth and prediction together three quarters are "left"
+
+
+def test_a_class_name_is_printed_as_it_is(capsys):
+    Console().print(class_table({"class": ["cat [bold]", "[/]"], "accuracy": [0.5, 0.25]}))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:-1] for line in lines[1:]] == [["cat", "[bold]"], ["[/]"]]
 
 
 def test_absent_classes_are_counted_not_listed():
