@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class RunProgress(L.Callback):
@@ -97,9 +98,12 @@ class RunProgress(L.Callback):
 
     def _open(self, trainer: L.Trainer, name: str, total: float, done: int) -> None:
         if trainer.is_global_zero and sys.stdout.isatty():
-            times = (TimeElapsedColumn(), TimeRemainingColumn())
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console, transient=True)
+            whole = Column(no_wrap=True)
+            count = MofNCompleteColumn(table_column=whole)
+            times = (TimeElapsedColumn(table_column=whole), TimeRemainingColumn(table_column=whole))
+            columns = (TextColumn("{task.description}"), BarColumn(20, table_column=whole), count, *times)
+            figures = TextColumn("{task.fields[figures]}", table_column=Column())  # alone breaks, in a narrow terminal
+            self.bar = Progress(*columns, figures, console=self.console, transient=True)
             self.bar.add_task(name, total=None if math.isinf(total) else total, completed=done, figures="")
             self.bar.start()
 
