@@ -1,6 +1,8 @@
 """The layout and the import rules that keep the package simple."""
 
 import ast
+import importlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def test_top_level():
     top = {name.split("/")[0] for name in listed if not name.startswith(".")}
     known = {"pyproject.toml", "README.md", "LICENSE", "NOTICE", "lk_downstream", "configs", "tools", "tests"}
     assert top <= known
+
+
+def test_the_names_in_the_readmes_python_are_there():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), node.module
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "lk_downstream":
+                assert hasattr(importlib.import_module("lk_downstream"), node.attr), node.attr
 
 
 def test_tasks_stay_small():
