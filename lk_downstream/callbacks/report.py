@@ -49,12 +49,13 @@ class RunReport(L.Callback):
     def __init__(self):
         self.start = 0.0
         self.folder: str | None = None
+        self.training = False
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Start the clock."""
-        self.start = time.perf_counter()
+        self.start, self.training = time.perf_counter(), stage == "fit"
         self.folder = trainer.log_dir  # asks all processes, so not later, where only the first is at work
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,8 +63,9 @@ class RunReport(L.Callback):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best validation from a checkpoint."""
-        self.best = state_dict["best"]
+        """Take the best validation from the checkpoint of a resumed run; an evaluation has figures of its own."""
+        if self.training:
+            self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Keep the figures, and write them down."""

@@ -35,6 +35,18 @@ def test_figures_of_several_kinds_are_a_table():
     assert figures_of_kinds({"mIoU": 0.5, "aAcc": 0.7}) == {}
 
 
+@pytest.mark.parametrize(("stage", "best"), [("fit", 0.9), ("validate", 0.2)])
+def test_an_evaluation_reports_its_own_figures_and_not_the_best_of_the_training(stage, best):
+    trainer = SimpleNamespace(log_dir=None, sanity_checking=False, global_step=7, is_global_zero=True)
+    task = SimpleNamespace(monitor="val/mIoU", results={"summary": {"mIoU": 0.2}, "classes": {}})
+    report = RunReport()
+    report.setup(trainer, task, stage)
+    report.load_state_dict({"best": {"step": 5, "summary": {"mIoU": 0.9}, "classes": {}}})
+    report.on_validation_end(trainer, task)
+    assert report.best["summary"]["mIoU"] == best
+    assert report.last["summary"]["mIoU"] == 0.2
+
+
 @pytest.mark.parametrize(
     ("last", "words"), [("", "before its first"), ("runs/last.ckpt", "--ckpt_path runs/last.ckpt")]
 )
