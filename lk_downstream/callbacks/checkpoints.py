@@ -43,7 +43,6 @@ class Checkpoints(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_top_k=save_top_k,
-            save_last=True,
             save_weights_only=save_weights_only,
             auto_insert_metric_name=False,
             enable_version_counter=False,
@@ -69,8 +68,9 @@ class Checkpoints(ModelCheckpoint):
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write the best and the last step."""
         super().on_validation_end(trainer, task)
+        # Not by Lightning's save_last, which leaves out every step that is not among the best.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.saved_step = trainer.global_step
+            self._write_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write the last step if the last validation lies before it."""

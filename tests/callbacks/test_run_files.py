@@ -11,6 +11,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 from rich.console import Console
 
+from lk_downstream.callbacks import Checkpoints
 from lk_downstream.callbacks.pictures import segmentation_grid, write_picture
 from lk_downstream.callbacks.report import class_table, write_json
 
@@ -41,6 +42,26 @@ def test_a_checkpoint_takes_the_place_of_the_old_one_only_when_it_is_complete(tm
     with pytest.raises(OSError, match="disk full"):
         trainer.strategy.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+class Falling(BoringModel):
+    """Its monitored figure is worse at every validation."""
+
+    monitor = "val/AP"
+
+    def on_validation_epoch_end(self):
+        self.log("val/AP", -float(self.global_step))
+
+
+def test_the_last_step_is_kept_even_where_it_is_not_the_best(tmp_path):
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    checkpoints = Checkpoints(dirpath=str(tmp_path))
+    every = {"val_check_interval": 2, "limit_val_batches": 2, "num_sanity_val_steps": 0}
+    L.Trainer(max_steps=6, callbacks=[checkpoints], **every, **options).fit(Falling())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best_step=2.ckpt", "last.ckpt"]
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+    assert torch.load(checkpoints.best_model_path, weights_only=True)["global_step"] == 2
 
 
 def test_a_grid_shows_pictures_truth_and_prediction(tmp_path):
