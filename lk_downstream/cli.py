@@ -194,7 +194,7 @@ class CLI(LightningCLI):
                 kwargs |= {"logger": False, "default_root_dir": str(folder / version)}
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:  # two callbacks of a kind: RuntimeError
             raise InputError(f"--trainer: {one_line(error)}") from error
 
     def _new_folder(self, folder: Path) -> str:
@@ -274,6 +274,10 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
             "error: the GPU's memory is used up; raise --trainer.accumulate_grad_batches (the global batch stays), set "
             "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
         ) from error
+    except RuntimeError as error:
+        if "closed by peer" not in str(error) and not isinstance(error, torch.distributed.DistError):
+            raise
+        raise SystemExit("error: another process of this run has failed, see its message") from None
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -86,6 +86,9 @@ class DynamicSparsity(L.Callback):
         for option, value in shares.items():
             if not 0 <= value < 1:
                 raise InputError(f"DynamicSparsity: {option} is a share, at least 0 and below 1, not {value}")
+        for option, number, least in (("update_every", update_every, 0), ("snip_batches", snip_batches, 1)):
+            if number < least:
+                raise InputError(f"DynamicSparsity: {option} is {number}: it must be at least {least}")
         for option, value, known in (("init", init, {*rules.DENSITIES, "zeros"}), ("growth", growth, rules.GROWTH)):
             if value not in known:
                 raise InputError(f"DynamicSparsity: {option} is one of {', '.join(sorted(known))}, not {value!r}")

@@ -372,6 +372,8 @@ def test_a_checkpoint_of_other_tensors_is_refused(tmp_path):
     ("options", "callbacks", "sentence"),
     [
         ({"sparsity": 1.2}, [], "sparsity is a share"),
+        ({"update_every": -1}, [], "update_every is -1: it must be at least 0"),
+        ({"snip_batches": 0}, [], "snip_batches is 0: it must be at least 1"),
         ({"init": "snap"}, [], "init is one of erk, snip, uniform, zeros, not 'snap'"),
         ({"growth": "up"}, [], "growth is one of gradient, momentum, random"),
         ({"only": "("}, [], "no regular expression"),
