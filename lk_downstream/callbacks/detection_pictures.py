@@ -117,8 +117,8 @@ def detection_picture(image: Tensor, objects: Objects, colours: np.ndarray, clas
     from matplotlib.figure import Figure
 
     height, width = image.shape[-2:]
-    dots = 100 * max(1.0, 800 / width)
-    figure = Figure((width / 100, height / 100), dpi=dots)
+    inches = 6.0  # for any picture, so that the letters are equally large in all
+    figure = Figure((inches, inches * height / width), dpi=max(width, 800) / inches)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.axis("off")
     _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
@@ -188,12 +188,14 @@ def _draw(axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, c
         score = "" if objects.scores is None else f" {objects.scores[number].item():.2f}"
         # Dark letters on light colours, by the luminance of the colour.
         ink = "black" if colour @ (0.299, 0.587, 0.114) > 0.55 else "white"
+        right = x1 > 0.75 * width  # where the name would be cut off at the picture's edge
         axis.text(
-            min(max(x1, 0), 0.97 * width),
+            min(x2, width) if right else max(x1, 0),
             max(y1, 0.04 * height),
             classes[labels[number]] + score,
             fontsize=4.5 if small else 6,
             color=ink,
+            horizontalalignment="right" if right else "left",
             verticalalignment="bottom" if y1 > 0.04 * height else "top",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
             clip_on=True,

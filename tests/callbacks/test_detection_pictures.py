@@ -81,6 +81,16 @@ def test_what_is_kept_lies_in_pixels_of_the_original():
     assert best({k: v for k, v in found.items() if k != "masks"}, 0.0, 2).masks is None
 
 
+@pytest.mark.parametrize("width", [100, 2000])
+def test_names_at_the_right_edge_are_not_cut_off(width):
+    found = Objects(torch.tensor([[0.9, 0.3, 0.98, 0.6]]) * width, torch.tensor([0]), torch.tensor([0.9]))
+    image = torch.zeros(3, width * 3 // 5, width, dtype=torch.uint8)
+    picture = detection_picture(image, found, np.array([[0.0, 1.0, 0.0]]), ("a long name",))
+    name = (picture[..., 1] > 180).nonzero()[1] / picture.shape[1]
+    assert 0.7 < name.min() < 0.87  # begins before the box, equally large in pictures of any size
+    assert name.max() < 0.99
+
+
 def test_files_of_predictions(tmp_path):
     callback = DetectionFiles()
     trainer = type("Trainer", (), {"log_dir": str(tmp_path), "is_global_zero": True, "world_size": 1})()
