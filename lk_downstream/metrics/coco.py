@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -220,7 +221,8 @@ def figures_table(scores: Scores) -> Table:
     for column in table.columns:
         column.no_wrap = True
         column.justify = "right" if column.header != "class" else "left"
-    for name, figures in [*scores.per_class.items(), ("[bold]all[/]", scores.figures)]:
+    rows = {escape(name): figures for name, figures in scores.per_class.items()}
+    for name, figures in [*rows.items(), ("[bold]all[/]", scores.figures)]:
         table.add_row(name, *(show(figures[key]) for key in PER_CLASS))
     table.caption = "  ".join(f"{key} {show(scores.figures[key])}" for key in FIGURES if key not in PER_CLASS)
     return table

@@ -12,10 +12,20 @@ import torch.distributed as dist
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rich.console import Console
 
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import coco as module
-from lk_downstream.metrics.coco import FIGURES, CocoEvaluator, encode_masks, load_annotations, score, score_file
+from lk_downstream.metrics.coco import (
+    FIGURES,
+    CocoEvaluator,
+    Scores,
+    encode_masks,
+    figures_table,
+    load_annotations,
+    score,
+    score_file,
+)
 
 CATEGORIES = {1: "person", 3: "car", 18: "dog", 90: "toothbrush"}  # with gaps; the last has no object
 
@@ -366,6 +376,14 @@ def test_broken_run_lengths_are_named(tmp_path, code):
     results.write_text(json.dumps([row]))
     with pytest.raises(InputError, match="row 0 has no run-length coded mask of the size"):
         score_file(truth, results)
+
+
+def test_class_names_are_printed_as_they_are(capsys):
+    figures = dict.fromkeys(FIGURES, 0.5)
+    Console().print(figures_table(Scores(figures, {"[/]": figures, "cat [bold]": figures})))
+    printed = capsys.readouterr().out
+    assert "[/] " in printed
+    assert "cat [bold] " in printed
 
 
 def test_other_mistakes_are_named(files):
