@@ -86,12 +86,17 @@ class ClassFolder(Dataset):
         Two arrays and not a list of pairs: millions of Python objects would be copied into every loader process.
 
         Raises:
-            InputError: A class folder is unknown or holds no picture.
+            InputError: A class folder is unknown, cannot be listed, or holds no picture.
         """
         labels = {name: label for label, name in enumerate(self.class_folders)}
         paths, counts = [], []
         for name in self.found:
-            pictures = sorted(_pictures(self.folder, name))
+            try:
+                pictures = sorted(_pictures(self.folder, name))
+            except OSError as error:
+                raise InputError(
+                    f"{self.folder / name} cannot be listed ({error.strerror}): mend or remove it"
+                ) from error
             if not pictures:
                 raise InputError(
                     f"{self.folder / name} holds no picture: add pictures of this class, or remove the folder"

@@ -105,6 +105,13 @@ def test_an_empty_class_folder(tmp_path):
         len(ClassFolder("train", folders(tmp_path, train__ants=1, train__bees=0)))
 
 
+def test_a_folder_that_leads_into_itself(tmp_path):
+    root = folders(tmp_path, train__ants=1)
+    (root / "train" / "ants" / "again").symlink_to(".")
+    with pytest.raises(InputError, match=r"ants cannot be listed \(.*symbolic links\)"):
+        len(ClassFolder("train", root))
+
+
 def test_pictures_without_class_folders(tmp_path):
     with pytest.raises(InputError, match="val holds no class folders: sort its pictures"):
         len(ClassFolder("val", folders(tmp_path, val=3)))
