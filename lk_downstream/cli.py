@@ -274,25 +274,23 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
             "error: the GPU's memory is used up; raise --trainer.accumulate_grad_batches (the global batch stays), set "
             "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
         ) from error
-    except RuntimeError as error:
-        if "closed by peer" not in str(error) and not isinstance(error, torch.distributed.DistError):
-            raise
-        raise SystemExit("error: another process of this run has failed, see its message") from None
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        raise SystemExit(
-            f"error: {error.strerror}{where}: make room, or name another place by --trainer.default_root_dir; what was "
-            "complete before is still there"
-        ) from None
-    except MisconfigurationException as error:  # Lightning's word for settings that do not go together
-        raise SystemExit(f"error: {explain(error) or one_line(error)}") from None
     except Exception as error:  # the interpreter's own way of saying it follows where it is no mistake of the user
-        sentence = explain(error, _options(), _classes())
+        sentence = explain(error, _options(), _classes()) or _outside(error)
         if sentence is None:
             raise
         raise SystemExit(f"error: {sentence}") from None
+
+
+def _outside(error: Exception) -> str | None:
+    """What to do about an error of the machine or of Lightning, or None if it is neither."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = f" ({error.filename})" if error.filename else ""
+        place = "make room, or name another place by --trainer.default_root_dir"
+        return f"{error.strerror}{where}: {place}; what was complete before is still there"
+    if isinstance(error, RuntimeError) and ("closed by peer" in str(error) or type(error).__name__.startswith("Dist")):
+        return "another process of this run has failed, see its message"
+    # Lightning's word for settings that do not go together
+    return one_line(error) if isinstance(error, MisconfigurationException) else None
 
 
 def check_configs(args: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, auto_cli
 
 
 class InputError(ValueError):
@@ -51,6 +53,21 @@ def explain(error: BaseException, options: Iterable[str] = (), classes: Mapping[
     if any(isinstance(link, ArgumentError) for link in chain) or str(error).startswith("Does not validate against"):
         return _parser_error(str(error), list(options), classes or {})
     return None
+
+
+def run_tool(tool: Callable[..., int], classes: Mapping[str, str] | None = None, **options: Any) -> int:
+    """Call a function with the words of the command line; the exit code is 1, after a sentence, for a mistake in them.
+
+    Args:
+        tool: Its arguments are the options.
+        classes: See :func:`explain`.
+        **options: Those of jsonargparse's ``auto_cli``.
+    """
+    try:
+        return auto_cli(tool, exit_on_error=False, **options)
+    except (InputError, ArgumentError) as error:
+        print(f"error: {explain(error, (), classes)}", file=sys.stderr)
+        return 1
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -120,6 +120,15 @@ def test_another_head_bf16_and_no_auxiliary_head(folder):
     assert cli.model.auxiliary_head is None
 
 
+def test_the_failure_of_another_process(monkeypatch):
+    def broken(args):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:24238")
+
+    monkeypatch.setattr("lk_downstream.cli.CLI", broken)
+    with pytest.raises(SystemExit, match="another process of this run has failed"):
+        main("fit", [])
+
+
 def test_a_full_disk(folder, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -6,11 +6,9 @@ Example: python tools/check_data.py --dataset SegmentationFolder --dataset.root 
 import sys
 from collections.abc import Callable
 
-from jsonargparse import auto_cli
-
 from lk_downstream.data import SegmentationDataset
 from lk_downstream.data.check import check_dataset
-from lk_downstream.errors import InputError
+from lk_downstream.errors import run_tool
 
 
 def check(dataset: Callable[[str], SegmentationDataset], split: str = "train", count: int = 200) -> int:
@@ -21,14 +19,11 @@ def check(dataset: Callable[[str], SegmentationDataset], split: str = "train", c
         split: The split to read.
         count: Largest number of samples to read.
     """
-    try:
-        report = check_dataset(dataset(split), count)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    report = check_dataset(dataset(split), count)
     print(report)
     return 1 if report.problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(check, as_positional=False))
+    names = [kind.__name__ for kind in SegmentationDataset.__subclasses__()]
+    sys.exit(run_tool(check, dict(zip(names, names)), as_positional=False))

@@ -6,9 +6,7 @@ Example: python tools/convert.py runs/upernet_slak_tiny_ade20k/run_0/checkpoints
 import sys
 from typing import Literal
 
-from jsonargparse import auto_cli
-
-from lk_downstream.errors import InputError
+from lk_downstream.errors import run_tool
 from lk_downstream.tasks.mmseg_files import convert_to_mmseg
 
 
@@ -20,14 +18,10 @@ def convert(source: str, target: str, names: Literal["authors", "openmmlab"] = "
         target: File to write.
         names: Of ConvNeXt's tensors: the authors' (mmsegmentation 0.x) or OpenMMLab's own (mmsegmentation 1.x).
     """
-    try:
-        content = convert_to_mmseg(source, target, names)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    content = convert_to_mmseg(source, target, names)
     print(f"{target}: {len(content['state_dict'])} tensors, {len(content['meta']['CLASSES'])} classes")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(convert))
+    sys.exit(run_tool(convert))

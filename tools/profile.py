@@ -35,6 +35,10 @@ def main(args: list[str] | None = None) -> int:
         console.print(published.published_table())
         return 0
     size = (options.size[0], options.size[-1])
+    if len(options.size) > 2 or min(size) < 1 or options.classes < 1 or not 0 < options.density <= 1:
+        message = "--size takes one or two sides, --size and --classes are at least 1, --density above 0 and at most 1"
+        print(f"error: {message}", file=sys.stderr)
+        return 1
     try:
         model = profiling.build(options.model, options.classes if options.upernet else None, options.merged)
         parts = profiling.costs(model, size, options.density)

@@ -65,6 +65,8 @@ def check_dataset(dataset: SegmentationDataset, count: int = 200) -> Report:
     Raises:
         InputError: The files cannot even be listed.
     """
+    if count < 1:
+        raise InputError(f"count is {count}: read at least 1 sample")
     total = len(dataset)
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
     report = Report(dataset, samples=len(chosen))

@@ -1,11 +1,14 @@
 import importlib.util
+import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lk_downstream.data import ADE20K, SegmentationFolder, Synthetic
 from lk_downstream.data.check import check_dataset
+from lk_downstream.errors import InputError
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_data.py"
 
@@ -43,7 +46,29 @@ def test_tool(tmp_path, capsys):
     ADE20K("val", root).write_synthetic(Synthetic(train=1, val=3, size=(40, 48)))
     assert tool.check(lambda split: ADE20K(split, root), "val") == 0
     assert "ADE20K validation: 3 pictures" in capsys.readouterr().out
-    assert tool.check(lambda split: ADE20K(split, "nowhere")) == 1
-    assert capsys.readouterr().err.startswith("error: there is no folder nowhere/images/training")
     assert tool.check(lambda split: SegmentationFolder(split, root, classes=["x"]), "validation") == 1
     assert "problem: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("--dataset ADE20K --dataset.root nowhere", "there is no folder nowhere/images/training"),
+        ("--dataset SegmentationFolde", "there is no class 'SegmentationFolde'; did you mean 'SegmentationFolder'?"),
+        ("--dataset ADE20K --dataset.rot x", "ADE20K has no option 'rot'; did you mean 'root'?"),
+        ("", "required: dataset"),
+    ],
+)
+def test_a_mistake_gets_a_sentence(args, words, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(TOOL), *args.split()])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert stop.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert words in printed
+
+
+def test_a_count_of_nothing(tmp_path):
+    with pytest.raises(InputError, match="count is 0"):
+        check_dataset(ADE20K("train", str(tmp_path)), count=0)

@@ -165,6 +165,9 @@ def test_the_tool_on_one_model(capsys):
     assert capsys.readouterr().err.startswith("error: there is no model named 'slak_tinny'; did you mean 'slak_tiny'")
     assert main(["--model", "vit_tiny_patch16_224", "--size", "100"]) == 1
     assert "does not take images of 100 x 100 pixels" in capsys.readouterr().err
+    for words in (["--density", "2"], ["--size", "0"], ["--size", "1", "2", "3"], ["--upernet", "--classes", "0"]):
+        assert main(["--model", "slak_tiny", *words]) == 1
+        assert "error: --size takes one or two sides" in capsys.readouterr().err
     with pytest.raises(InputError, match="no maps at stride 4"):
         build("vit_tiny_patch16_224", 5)
 
