@@ -47,6 +47,8 @@ FAMILIES = {
         {"model.detector.neck.channels": 16, "model.detector.head.channels": 16},
     ),
 }
+CONTENT = {path.stem: yaml.safe_load(path.read_text())["model"] for path in sorted((ROOT / "configs").glob("*.yaml"))}
+OTHERS = [stem for stem in CONTENT if CONTENT[stem]["class_path"] == "Detection" and stem not in FAMILIES]
 SYNTHETIC = Synthetic(train=6, val=11, size=(40, 60))  # the tenth validation picture has no object
 
 
@@ -59,7 +61,7 @@ def root(tmp_path_factory):
 
 def words(stem, root, folder, **more):
     """The command line for a published config made small."""
-    network, narrow = FAMILIES[stem]
+    network, narrow = FAMILIES.get(stem) or ({}, NARROW)
     options = {
         "trainer.default_root_dir": folder,
         "trainer.accelerator": "cpu",
@@ -148,6 +150,20 @@ def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_
         (found,) = task.predict(item["image"][None], torch.tensor([[40, 60]]), [torch.tensor([40, 60])])
     assert found["boxes"].shape == (len(found["scores"]), 4)
     assert ("masks" in found) == (len(kinds) == 2)
+
+
+@pytest.mark.parametrize("stem", OTHERS)
+def test_the_other_configs_train_a_step(stem, root, tmp_path):
+    family = CONTENT[stem]["init_args"]["backbone"]["init_args"]["name"]
+    networks = dict(zip(("convnext", "slak", "replknet"), (network for network, _ in FAMILIES.values())))
+    options = {
+        "trainer.max_steps": 1,
+        "trainer.limit_val_batches": 0,
+        "model.backbone.dict_kwargs": next((n for name, n in networks.items() if family.startswith(name)), {}),
+    }
+    cli = main("fit", words(stem, root, tmp_path, **options))
+    assert cli.trainer.global_step == 1
+    assert cli.trainer.callback_metrics["train/loss"].isfinite()
 
 
 def test_two_processes_with_different_numbers_of_pictures(root, tmp_path):
