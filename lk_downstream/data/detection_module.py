@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco import Coco
+from lk_downstream.data.coco_file import some
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.pictures import PictureFolder
@@ -147,10 +148,12 @@ class DetectionData(DataModule):
 
     def _compare(self, categories: dict[int, str]) -> None:
         """Refuse an annotation file whose classes are not those of the task."""
-        if list(categories) != self.category_ids or tuple(categories.values()) != self.classes:
+        own = dict(zip(self.category_ids, self.classes))
+        if categories != own:
+            other = [f"{number} {name}" for number, name in sorted(categories.items() ^ own.items())]
             raise InputError(
-                f"{self.annotations} has the categories {categories}, but {self.train_data.annotations} "
-                f"{dict(zip(self.category_ids, self.classes))}: both splits need the same ids and names"
+                f"{self.annotations} and {self.train_data.annotations} differ in their categories ({some(other)}): "
+                "both splits need the same ids and names"
             )
 
 

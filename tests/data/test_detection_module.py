@@ -91,7 +91,7 @@ def test_splits_with_different_classes_are_refused(root, tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(content))
     data = make(root)
     data.val_data.annotations = tmp_path / "val.json"
-    with pytest.raises(InputError, match="both splits need the same ids and names"):
+    with pytest.raises(InputError, match=r"in their categories \(1 other, 1 person\): both splits need the same ids"):
         data.setup("validate")
 
 
