@@ -34,7 +34,7 @@ class TrainingPicture:
         color_jitter: Strength of changes of brightness, contrast and saturation, only without ``auto_augment``.
 
     Raises:
-        InputError: timm knows no such policy.
+        InputError: timm knows no such policy, or a number is out of range.
     """
 
     def __init__(
@@ -46,6 +46,16 @@ class TrainingPicture:
         auto_augment: str | None = "rand-m9-mstd0.5-inc1",
         color_jitter: float = 0.4,
     ):
+        for name, (low, high), most in (("scale", scale, 1), ("ratio", ratio, math.inf)):
+            if not 0 < low <= high <= most:
+                raise InputError(
+                    f"data.{name} is [{low}, {high}]: it goes from the smallest to the largest, above 0"
+                    + " and at most 1" * (most == 1)
+                )
+        if not 0 <= flip <= 1:
+            raise InputError(f"data.flip is {flip}: it is a probability, at least 0 and at most 1")
+        if color_jitter < 0:
+            raise InputError(f"data.color_jitter is {color_jitter}: it must be at least 0")
         try:
             _, colours, _ = create_transform(
                 (3, size, size),

@@ -268,6 +268,21 @@ def test_the_strongest_posterization_gives_black_and_no_error():
     assert np.asarray(operation(Image.new("RGB", (4, 4), (200, 100, 50)))).max() == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("scale", (1.0, 0.08), r"scale is \[1.0, 0.08\]: .* above 0 and at most 1"),
+        ("scale", (0, 1.5), "scale is"),
+        ("ratio", (0, 1), "ratio is .* above 0$"),
+        ("flip", 2, "flip is 2: it is a probability"),
+        ("color_jitter", -1, "color_jitter is -1: it must be at least 0"),
+    ],
+)
+def test_crops_flips_and_colours_out_of_range(option, value, words):
+    with pytest.raises(InputError, match=words):
+        TrainingPicture(32, auto_augment=None, **{option: value})
+
+
 def test_an_unknown_policy():
     with pytest.raises(InputError, match="timm knows no policy 'random'"):
         TrainingPicture(32, auto_augment="random")
