@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from lk_downstream.ops.cpu import memory_format_of
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LARGEST_KERNEL = 63
-TIMED_PLANS = 4  # block sizes measured for a shape, the best by the count of operations and bytes
+TIMED_PLANS = 6  # block sizes measured for a shape, the best by the count of operations and bytes
 ACCUMULATORS = 128 * 256  # float32 numbers that one program can hold
 
 
@@ -54,6 +54,7 @@ class Plan:
         columns: BN, or BV (= BU).
         depth: BK.
         group: S.
+        cache: CACHE of the forward pass.
     """
 
     rows: int
@@ -62,6 +63,7 @@ class Plan:
     group: int
     warps: int = 4
     stages: int = 3
+    cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def forward_plans(n: int, h: int, width: int, kh: int, kw: int, itemsize: int, c
             seconds = _cost(2 * work * rows * columns * group, work * tile_bytes, c * tiles_m * tiles_v)
             plan = Plan(rows, columns, depth, group, _warps(rows * columns * group), 4 if depth < 64 else 3)
             ranked.append((seconds, plan))
-    return [plan for _, plan in sorted(ranked, key=lambda item: item[0])]
+    ordered = [plan for _, plan in sorted(ranked, key=lambda item: item[0])]
+    return [replace(plan, cache=cache) for plan in ordered for cache in (".ca", "")]
 
 
 def weight_plans(n: int, h: int, width: int, kh: int, kw: int, itemsize: int, c: int) -> list[Plan]:
@@ -236,8 +239,8 @@ def _launch_forward(image: Tensor, weight: Tensor, bias: Tensor | None, w: int, 
             image, bank, bias if bias is not None else bank, out,
             n, c, h, width // 8, w // align, kh, kh // 2,
             ORIGIN=box.origin, KB=box.depth, ALIGN=align, HAS_BIAS=bias is not None,
-            BM=plan.rows, BN=plan.columns, BK=plan.depth, S=plan.group, PRECISION=precision(image.dtype),
-            WIDEN=interpreted() and image.dtype == torch.bfloat16,
+            BM=plan.rows, BN=plan.columns, BK=plan.depth, S=plan.group, CACHE=plan.cache,
+            PRECISION=precision(image.dtype), WIDEN=interpreted() and image.dtype == torch.bfloat16,
             num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
     return out

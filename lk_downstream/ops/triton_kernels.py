@@ -22,7 +22,8 @@ the map, and blocks of columns outside of it, are skipped: a map as wide as the 
   at 4 TB/s 37 us (25 us for image in and out alone). Arithmetic is the larger: 38 us for the needed operations, 54 us
   for those done;
 * second-level cache: per step 64 * 32 * 2 B = 4 KB of image and 16 KB of bank for 64 * 256 * 32 products, as in a
-  matrix product with tiles of 64 x 256.
+  matrix product with tiles of 64 x 256; 14 of the 16 KB were read at the step before, one block to the left, and can
+  come from the first-level cache (CACHE; whether that is faster is measured, as the block sizes are).
 
 channels_last maps are copied to contiguous ones and back (four more passes over the maps, 201 MB here), kernels taller
 than wide run on the transposed map (the same four passes), and a width that is no multiple of 8 is padded in a copy.
@@ -63,6 +64,7 @@ def forward_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     S: tl.constexpr,
+    CACHE: tl.constexpr,  # ".ca": the bank is read through the first-level cache, "": past it
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,  # products in float32: Triton's interpreter cannot multiply bfloat16
 ):
@@ -106,7 +108,8 @@ def forward_kernel(
         on_map = ((m < N * groups) & (row >= 0) & (row < H))[:, None] & ((u >= 0) & (u < W))[None, :]
         left = tl.load(rows[:, None] + (t * W + b + k)[None, :], mask=on_map, other=0.0)
         tap_row = t - yy
-        right = tl.load(toeplitz + (t * KB + b) * BN, mask=((tap_row >= 0) & (tap_row < KH))[None, :], other=0.0)
+        kernel_rows = ((tap_row >= 0) & (tap_row < KH))[None, :]
+        right = tl.load(toeplitz + (t * KB + b) * BN, mask=kernel_rows, other=0.0, cache_modifier=CACHE)
         if WIDEN:
             left = left.to(tl.float32)
             right = right.to(tl.float32)

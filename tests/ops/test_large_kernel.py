@@ -113,6 +113,13 @@ def test_every_path_of_the_16_bit_types_rounds_once(table, dtype):
             assert error(path(grad, x, (7, 9)), exact[2]) < EPS[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("path", [cpu.contiguous, cpu.channels_last])
+def test_few_channels_and_wide_kernels_in_16_bits_end(dtype, path):
+    x, weight, bias, _ = random_case((1, 3, 12, 33), (5, 15), dtype)
+    assert error(path(x, weight, bias), plain(x.double(), weight.double(), bias.double())) < EPS[dtype]
+
+
 def test_rules_choose_a_known_path_and_are_used_when_runs_must_repeat():
     small, large = torch.empty(1, 4, 8, 8), torch.empty(4, 64, 96, 96)
     assert cpu.ruled_forward(small, (5, 5)) == "channels_last"
