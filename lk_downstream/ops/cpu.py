@@ -30,7 +30,7 @@ WeightPath = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 
 FFT_BYTES = 2**20  # spectra in flight at once, per thread: what stays in the second-level cache
 REDUCED = (torch.bfloat16, torch.float16)
-# PyTorch 2.15's 16-bit routines never end on 2 to 16 channels of 30 columns and more with kernels of 15 columns and more.
+# PyTorch 2.15's 16-bit routines never end on 2 to 16 channels of 30 columns and more with kernels of 15 and more.
 FEWEST_CHANNELS = 17
 
 
