@@ -51,8 +51,6 @@ def create_backbone(
         InputError: the model or its weights are unknown, it lacks a level, or does not take an argument.
     """
     levels = _checked_levels(out_indices)
-    if not 0 <= drop_path_rate < 1:
-        raise InputError(f"drop_path_rate is {drop_path_rate}: it must be at least 0 and below 1.")
     check_name(name)
     source = weights_source(name, weights)
     arguments = {**overrides, "drop_path_rate": drop_path_rate} if drop_path_rate else overrides
@@ -122,6 +120,8 @@ def check_name(name: str) -> None:
 
 def create_model(name: str, arguments: dict[str, Any]) -> nn.Module:
     """The timm model ``name``, or an error that says which arguments it does not take."""
+    if not 0 <= (drop := arguments.get("drop_path_rate", 0)) < 1:
+        raise InputError(f"drop_path_rate is {drop}: it must be at least 0 and below 1.")
     try:
         return timm.create_model(name, **arguments)
     except Exception as error:  # with weights, also whatever the hub's client raises

@@ -106,6 +106,11 @@ def test_every_parameter_is_trained(name):
     assert [key for key, tensor in model.named_parameters() if tensor.grad is None] == []  # or DDP would refuse
 
 
+def test_a_drop_path_rate_out_of_range():
+    with pytest.raises(InputError, match=r"drop_path_rate is 1\.5: it must be"):
+        create_classifier("test_convnext", drop_path_rate=1.5)
+
+
 def test_another_number_of_outputs():
     with pytest.raises(InputError, match="test_convnext has 1000 outputs, but there are 6 classes"):
         Classification(create_classifier("test_convnext"), NAMES)
