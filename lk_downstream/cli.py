@@ -289,6 +289,8 @@ def _outside(error: Exception) -> str | None:
         return f"{error.strerror}{where}: {place}; what was complete before is still there"
     if isinstance(error, RuntimeError) and ("closed by peer" in str(error) or type(error).__name__.startswith("Dist")):
         return "another process of this run has failed, see its message"
+    if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
+        return "batch norm needs more than one picture in a batch of a device: raise data.batch_size"
     # Lightning's word for settings that do not go together
     return one_line(error) if isinstance(error, MisconfigurationException) else None
 

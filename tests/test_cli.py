@@ -202,6 +202,7 @@ def test_config_and_help_are_printed(capsys):
         (["--trainer.val_check_interval", "0"], "trainer.val_check_interval is 0: it must be at least 1"),
         (["--trainer.default_root_dir", DEMO], "--trainer.default_root_dir: cannot make"),
         (["--checkpoint.every_n_steps", "0"], "checkpoint.every_n_steps is 0: it must be at least 1"),
+        (["--data.batch_size", "1"], "batch norm needs more than one picture"),
         (["--checkpoint.monitor", "val/miou"], "could not find the monitored key"),
         (["--model.backbone.drop_path_rate", "1.5"], "drop_path_rate is 1.5"),
     ],
