@@ -321,8 +321,11 @@ def test_wrong_checkpoints_to_resume_or_evaluate(folder, tmp_path):
 def test_the_tool(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.save(own_checkpoint(segmentation("test_slak")), "own.ckpt")
-    tool = runpy.run_path(str(ROOT / "tools" / "convert.py"))["convert"]
-    assert tool("own.ckpt", "out.pth") == 0
-    assert re.fullmatch(r"out\.pth: \d+ tensors, 19 classes\n", capsys.readouterr().out)
-    assert tool("own.ckpt", "out.pth") == 1
-    assert capsys.readouterr().err == "error: out.pth exists already: remove it, or name another file\n"
+    monkeypatch.setattr("sys.argv", ["convert.py", "own.ckpt", "out.pth"])
+    for code in (0, 1):
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "tools" / "convert.py"), run_name="__main__")
+        assert stop.value.code == code
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"out\.pth: \d+ tensors, 19 classes\n", printed.out)
+    assert printed.err == "error: out.pth exists already: remove it, or name another file\n"
