@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import inspect
 import logging
 import shutil
 import sys
@@ -25,12 +23,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from lk_downstream import data, heads
+from lk_downstream import refusals
 from lk_downstream.backbones import files
 from lk_downstream.callbacks import Checkpoints, Curves, RunProgress, RunReport
 from lk_downstream.data import DataModule
-from lk_downstream.errors import InputError, explain, near_names
-from lk_downstream.inference import Inference
+from lk_downstream.errors import InputError
 from lk_downstream.optim import groups_table
 from lk_downstream.tasks import Task
 from lk_downstream.tasks.robustness import Trainer
@@ -52,9 +49,6 @@ Every setting of the file is an option: --model.backbone.name slak_tiny, --data.
   --model.weights FILE           start from, or evaluate, published weights of a whole model
 """
 FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction", "robustness": "robustness"}
-
-
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 MODE = "yaml_with_none"
 
 
@@ -147,18 +141,20 @@ class CLI(LightningCLI):
         parser.add_subclass_arguments(DataModule, "data")
         module = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
         config.model.init_args.classes = tuple(module.classes)
-        if "num_classes" in config.model.init_args.backbone.init_args:  # of a classifier
-            config.model.init_args.backbone.init_args.num_classes = len(module.classes)
+        backbone = config.model.init_args.backbone.init_args
         trained = checkpoint or config.model.init_args.get("weights")
-        if "num_classes" in config.model.init_args.backbone.init_args:  # its weights are all that there are
-            trained = trained or config.model.init_args.backbone.init_args.get("weights")
+        if "num_classes" in backbone:  # a classifier, whose weights are all that there are
+            backbone.num_classes = len(module.classes)
+            trained = trained or backbone.get("weights")
         if self.subcommand != "fit" and not trained:
             what = FOLDERS[self.subcommand]
             raise InputError(f"{what} needs a trained model: give --ckpt_path FILE or --model.weights FILE")
         if self.subcommand == "predict":
             config.return_predictions = False  # a callback writes them; together they may not fit into memory
+        if self.subcommand == "validate":
+            config.verbose = False  # the report has the figures
         if checkpoint or config.model.init_args.get("weights") or config.get("print_groups"):
-            config.model.init_args.backbone.init_args.weights = None
+            backbone.weights = None
 
     def after_instantiate_classes(self) -> None:
         """Give the task its recipe, which it saves in its checkpoints; or print its parameter groups and stop."""
@@ -195,7 +191,7 @@ class CLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, ValueError) as error:  # two callbacks of a kind: RuntimeError
-            raise InputError(f"--trainer: {one_line(error)}") from error
+            raise InputError(f"--trainer: {refusals.one_line(error)}") from error
 
     def _new_folder(self, folder: Path) -> str:
         """Make the run's folder, at once: two runs that start together must not take the same."""
@@ -267,64 +263,13 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which convolutions have by default
     try:
-        check_configs(args)
+        refusals.check_configs(args)
         return CLI([subcommand, *args])
-    except torch.OutOfMemoryError as error:
-        raise SystemExit(
-            "error: the GPU's memory is used up; raise --trainer.accumulate_grad_batches (the global batch stays), set "
-            "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
-        ) from error
-    except Exception as error:  # the interpreter's own way of saying it follows where it is no mistake of the user
-        sentence = explain(error, _options(), _classes()) or _outside(error)
-        if sentence is None:
+    except Exception as error:
+        said = refusals.sentence(error)
+        if said is None:
             raise
-        raise SystemExit(f"error: {sentence}") from None
-
-
-def _outside(error: Exception) -> str | None:
-    """What to do about an error of the machine or of Lightning, or None if it is neither."""
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        where = f" ({error.filename})" if error.filename else ""
-        place = "make room, or name another place by --trainer.default_root_dir"
-        return f"{error.strerror}{where}: {place}; what was complete before is still there"
-    if isinstance(error, RuntimeError) and ("closed by peer" in str(error) or type(error).__name__.startswith("Dist")):
-        return "another process of this run has failed, see its message"
-    if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
-        return "batch norm needs more than one picture in a batch of a device: raise data.batch_size"
-    # Lightning's word for settings that do not go together
-    return one_line(error) if isinstance(error, MisconfigurationException) else None
-
-
-def check_configs(args: Sequence[str]) -> None:
-    """Refuse a file of settings that cannot be read, by its name.
-
-    Args:
-        args: Words of the command line.
-
-    Raises:
-        InputError: It is not there, no YAML, or empty.
-    """
-    for word, following in zip(args, [*args[1:], ""]):
-        option, _, value = word.partition("=")
-        if option != "--config":
-            continue
-        path = Path(value or following)
-        if path.is_dir():
-            raise InputError(f"--config: {path} is a folder; name a file in it")
-        if not path.is_file():
-            hint = near_names(path.name, [file.name for file in path.absolute().parent.glob("*.y*ml")])
-            raise InputError(f"--config: there is no file {path}{hint}")
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"--config: {path} is no valid YAML: {one_line(error)}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"--config: {path} holds no settings, such as `trainer: {{max_steps: 100}}`")
-
-
-def one_line(error: Exception) -> str:
-    """The text of an error without line breaks."""
-    return " ".join(str(error).split())
+        raise SystemExit(f"error: {said}") from None
 
 
 def quieten() -> None:
@@ -342,19 +287,3 @@ def quieten() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # steps count here, not epochs
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def _classes() -> dict[str, str]:
-    """Name of each class that a setting may call for -> how it is written there."""
-    bases = [Task, DataModule, Inference, L.Callback, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
-    for base in bases:  # which grows
-        bases += base.__subclasses__()
-    found = {base.__name__: base.__name__ for base in bases if not base.__name__.startswith("_")}
-    ours = [(module, name) for module in (data, heads) for name in module.__all__ if name[0].isupper()]
-    return found | {name: f"{module.__name__}.{name}" for module, name in ours if name not in found}
-
-
-def _options() -> list[str]:
-    groups = {"trainer": L.Trainer, "checkpoint": Checkpoints}
-    own = [f"{group}.{name}" for group, source in groups.items() for name in inspect.signature(source).parameters]
-    return [*own, "config", "model", "data", "ckpt_path", "seed_everything"]

@@ -1,0 +1,98 @@
+"""What the command line says of mistakes: one sentence with the remedy, in place of a stack trace."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lk_downstream import data, heads
+from lk_downstream.callbacks import Checkpoints
+from lk_downstream.data import DataModule
+from lk_downstream.errors import InputError, explain, near_names
+from lk_downstream.inference import Inference
+from lk_downstream.tasks import Task
+from lk_downstream.tasks.robustness import Trainer
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+NO_MEMORY = (
+    "the GPU's memory is used up; raise --trainer.accumulate_grad_batches (the global batch stays), set "
+    "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
+)
+
+
+def sentence(error: Exception) -> str | None:
+    """What a user can do about an error, or None if it is no mistake of theirs and not the machine's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return NO_MEMORY
+    return explain(error, _options(), _classes()) or _outside(error)
+
+
+def _outside(error: Exception) -> str | None:
+    """What to do about an error of the machine or of Lightning, or None if it is neither."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = f" ({error.filename})" if error.filename else ""
+        place = "make room, or name another place by --trainer.default_root_dir"
+        return f"{error.strerror}{where}: {place}; what was complete before is still there"
+    if isinstance(error, RuntimeError) and ("closed by peer" in str(error) or type(error).__name__.startswith("Dist")):
+        return "another process of this run has failed, see its message"
+    if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
+        return "batch norm needs more than one picture in a batch of a device: raise data.batch_size"
+    # Lightning's word for settings that do not go together
+    return one_line(error) if isinstance(error, MisconfigurationException) else None
+
+
+def check_configs(args: Sequence[str]) -> None:
+    """Refuse a file of settings that cannot be read, by its name.
+
+    Args:
+        args: Words of the command line.
+
+    Raises:
+        InputError: It is not there, no YAML, or empty.
+    """
+    for word, following in zip(args, [*args[1:], ""]):
+        option, _, value = word.partition("=")
+        if option != "--config":
+            continue
+        path = Path(value or following)
+        if path.is_dir():
+            raise InputError(f"--config: {path} is a folder; name a file in it")
+        if not path.is_file():
+            hint = near_names(path.name, [file.name for file in path.absolute().parent.glob("*.y*ml")])
+            raise InputError(f"--config: there is no file {path}{hint}")
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"--config: {path} is no valid YAML: {one_line(error)}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"--config: {path} holds no settings, such as `trainer: {{max_steps: 100}}`")
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _classes() -> dict[str, str]:
+    """Name of each class that a setting may call for -> how it is written there."""
+    bases = [Task, DataModule, Inference, L.Callback, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+    for base in bases:  # which grows
+        bases += base.__subclasses__()
+    found = {base.__name__: base.__name__ for base in bases if not base.__name__.startswith("_")}
+    ours = [(module, name) for module in (data, heads) for name in module.__all__ if name[0].isupper()]
+    return found | {name: f"{module.__name__}.{name}" for module, name in ours if name not in found}
+
+
+def _options() -> list[str]:
+    """The options that are not those of a class of the user's choice."""
+    groups = {"trainer": L.Trainer, "checkpoint": Checkpoints}
+    own = [f"{group}.{name}" for group, source in groups.items() for name in inspect.signature(source).parameters]
+    own += inspect.signature(Trainer.robustness).parameters
+    return [*own, "config", "model", "data", "ckpt_path", "seed_everything", "print_config", "print_groups"]
