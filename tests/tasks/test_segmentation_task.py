@@ -1,9 +1,11 @@
 """The segmentation task by itself."""
 
-from functools import partial
+from functools import partial, partialmethod
 
+import lightning as L
 import pytest
 import torch
+from torch import nn
 
 from lk_downstream import create_backbone
 from lk_downstream.errors import InputError
@@ -38,6 +40,26 @@ def test_every_parameter_is_trained(name):
     batch = {"image": images, "mask": images[:, 0] % 3, "size": torch.full((2, 2), 64), "name": ["a", "b"]}
     model.training_step(batch, 0).backward()
     assert [key for key, tensor in model.named_parameters() if tensor.grad is None] == []  # or DDP would refuse
+
+
+def test_a_compiled_backbone_trains_as_the_plain_one_and_keeps_its_names(monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))  # no C++ compiler
+    images = torch.randint(0, 256, (2, 3, 64, 64)).to(torch.uint8)
+    batch = {"image": images, "mask": images[:, 0] % 3, "size": torch.full((2, 2), 64), "name": ["a", "b"]}
+    losses, keys = [], []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = task(compile=compiled)
+        model.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        model.log = lambda *args, **options: None
+        model.setup("fit")
+        loss = model.training_step(batch, 0)
+        loss.backward()
+        losses.append(loss.item())
+        keys.append(list(model.state_dict()))
+    assert model.backbone._compiled_call_impl is not None
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert keys[0] == keys[1]
 
 
 def test_statistics_are_no_part_of_a_checkpoint():
