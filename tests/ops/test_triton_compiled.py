@@ -1,6 +1,8 @@
 """The Triton kernels, compiled for GPUs that need not be here: tensor cores, wide loads, memory that the chip has."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,39 +55,40 @@ def compiled(monkeypatch, name, capability, launch):
     compiler = Compiler(getattr(triton_kernels, name), capability)
     monkeypatch.setattr(triton_kernels, name, compiler)
     launch()
-    return compiler.result.asm["ptx"], compiler.result.metadata.shared
+    return compiler.result
 
 
-def check(ptx, shared, capability):
+def check(result, capability, folder):
+    """That the program is as it should be; returns the widths of its loads, in hexadecimal bytes."""
     instruction, memory = CHIPS[capability]
+    ptx = result.asm["ptx"]
     assert instruction in ptx
-    assert shared <= memory
-    assert ".local" not in ptx  # every array has its place in registers
+    assert result.metadata.shared <= memory
+    (folder / "program.cubin").write_bytes(result.asm["cubin"])
+    reader = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    command = [reader, "-res-usage", folder / "program.cubin"]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"REG:\d+ STACK:0 .*LOCAL:0 ", usage), usage  # nothing spilled out of the registers
     return set(re.findall(r"cp\.async\.\w+\.shared\.global[^;]*, 0x(\w+)", ptx))
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
 @pytest.mark.parametrize("capability", CHIPS)
-def test_forward(shape, size, capability, monkeypatch):
+def test_forward(shape, size, capability, monkeypatch, tmp_path):
     n, c, h, w = shape
     x, weight = torch.zeros(shape, dtype=torch.bfloat16), torch.zeros(c, 1, *size, dtype=torch.bfloat16)
     plan = triton_backend.forward_plans(n, h, -(-w // 8) * 8, *size, x.element_size(), 384)[0]
-    widths = check(
-        *compiled(monkeypatch, "forward_kernel", capability, lambda: triton_backend.forward(x, weight, None, plan)),
-        capability,
-    )
+    program = compiled(monkeypatch, "forward_kernel", capability, lambda: triton_backend.forward(x, weight, None, plan))
+    widths = check(program, capability, tmp_path)
     assert "10" in widths  # 16 bytes at a time, a whole row of eight numbers
     assert "4" not in widths
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
 @pytest.mark.parametrize("capability", CHIPS)
-def test_weight_gradient(shape, size, capability, monkeypatch):
+def test_weight_gradient(shape, size, capability, monkeypatch, tmp_path):
     n, _, h, w = shape
     x = torch.zeros(shape, dtype=torch.bfloat16)
     plan = triton_backend.weight_plans(n, h, -(-w // 8) * 8, *size, x.element_size(), 384)[0]
-    widths = check(
-        *compiled(monkeypatch, "weight_kernel", capability, lambda: triton_backend.weight_gradient(x, x, size, plan)),
-        capability,
-    )
-    assert widths == {"10"}
+    launch = lambda: triton_backend.weight_gradient(x, x, size, plan)  # noqa: E731
+    assert check(compiled(monkeypatch, "weight_kernel", capability, launch), capability, tmp_path) == {"10"}
