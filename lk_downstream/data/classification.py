@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 
 from lk_downstream.data import synthetic_layouts
-from lk_downstream.data.reading import PICTURE_SUFFIXES, read_picture
+from lk_downstream.data.reading import find_pictures, read_picture
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
 
@@ -91,12 +91,7 @@ class ClassFolder(Dataset):
         labels = {name: label for label, name in enumerate(self.class_folders)}
         paths, counts = [], []
         for name in self.found:
-            try:
-                pictures = sorted(_pictures(self.folder, name))
-            except OSError as error:
-                raise InputError(
-                    f"{self.folder / name} cannot be listed ({error.strerror}): mend or remove it"
-                ) from error
+            pictures = sorted(find_pictures(self.folder, name))
             if not pictures:
                 raise InputError(
                     f"{self.folder / name} holds no picture: add pictures of this class, or remove the folder"
@@ -186,20 +181,3 @@ def distinct(names: Sequence[str], marks: Sequence[str]) -> tuple[str, ...]:
     """The names, those that occur twice with their marks: ``crane (n02012849)``."""
     counts = Counter(names)
     return tuple(name if counts[name] == 1 else f"{name} ({mark})" for name, mark in zip(names, marks))
-
-
-def _pictures(root: Path, name: str) -> list[bytes]:
-    """Paths below ``root`` of all pictures in its folder ``name`` and below; hidden files do not count."""
-    found: list[bytes] = []
-    folders = [name]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{folder}/{entry.name}")
-                elif entry.name.lower().endswith(PICTURE_SUFFIXES):
-                    found.append(os.fsencode(f"{folder}/{entry.name}"))
-    return found

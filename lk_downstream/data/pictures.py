@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from lk_downstream.data.reading import PICTURE_SUFFIXES, read_picture
+from lk_downstream.data.reading import PICTURE_SUFFIXES, find_pictures, read_picture
 from lk_downstream.errors import InputError
 
 
@@ -31,7 +30,7 @@ class PictureFolder(Dataset):
         if path.is_file():
             self.root, self.files = path.parent, [path]
         elif path.is_dir():
-            self.root, self.files = path, sorted(_pictures(path))
+            self.root, self.files = path, sorted(path / os.fsdecode(found) for found in find_pictures(path))
         else:
             raise InputError(f"there is no picture or folder {path}")
         if not self.files:
@@ -47,12 +46,3 @@ class PictureFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         return {"image": read_picture(self.files[index]), "name": self.names[index]}
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Files below a folder, also behind links, that are pictures by their names; hidden ones do not count."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,30 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG wo
 _GREY, _RGB = 0, 2  # colour types of a PNG header
 # What Pillow raises for files that it cannot read to the end, or that have more pixels than it takes to be harmless.
 _REFUSALS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
+    """Paths below ``root`` of all pictures in its ``folder`` and below, also behind links; hidden files do not count.
+
+    Raises:
+        InputError: A folder cannot be listed.
+    """
+    found: list[bytes] = []
+    waiting = [folder]
+    try:
+        while waiting:
+            place = waiting.pop()
+            with os.scandir(root / place) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        waiting.append(f"{place}/{entry.name}")
+                    elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+                        found.append(os.fsencode(f"{place}/{entry.name}"))
+    except OSError as error:  # also of links in a ring, whose paths grow too long
+        raise InputError(f"{root / folder} cannot be listed ({error.strerror}): mend or remove it") from error
+    return found
 
 
 def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image:
