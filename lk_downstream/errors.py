@@ -33,6 +33,12 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return _hint(difflib.get_close_matches(name, list(known), n=3, cutoff=0.6))
 
 
+def some(values: Iterable[Any], count: int = 5) -> str:
+    """The first of some values, for a message, such as ``a, b, ...``."""
+    values = list(values)
+    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")
+
+
 def _hint(near: list[str]) -> str:
     return f"; did you mean {' or '.join(repr(item) for item in near)}?" if near else ""
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import timm
+import torch
 from timm.models import ConvNeXt
 from torch import nn
 
@@ -128,7 +129,9 @@ def create_model(name: str, arguments: dict[str, Any]) -> nn.Module:
         given = ", ".join(f"{option}={value!r}" for option, value in arguments.items()) or "no arguments"
         hint = ""
         if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
-            hint = near_names(found[1], inspect.signature(type(timm.create_model(name)).__init__).parameters)
+            with torch.device("meta"):  # the class of the model is all that is wanted
+                kind = type(timm.create_model(name))
+            hint = near_names(found[1], inspect.signature(kind.__init__).parameters)
         raise InputError(f"Model {name!r} cannot be built with {given}: {error}{hint or '.'}") from error
 
 

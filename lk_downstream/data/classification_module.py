@@ -12,7 +12,7 @@ from lk_downstream.data.classification_transforms import EvaluationPicture, Trai
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.samplers import TrainingSampler
 from lk_downstream.data.synthetic import Synthetic
-from lk_downstream.errors import InputError, near_names
+from lk_downstream.errors import InputError, near_names, some
 
 
 class ClassificationData(DataModule):
@@ -125,9 +125,8 @@ def refuse_other_classes(train: ClassFolder, val: ClassFolder) -> None:
     """Raise an InputError if the class folders of two splits differ, which one of them and how."""
     for one, other in ((train, val), (val, train)):
         if only := sorted(set(one.found) - set(other.found)):
-            some = ", ".join(only[:3]) + (" ..." if len(only) > 3 else "")
             hint = near_names(only[0], set(other.found) - set(one.found))
             raise InputError(
-                f"{one.folder} has class folders that {other.folder} lacks, {len(only)} of {len(one.found)} ({some}): "
-                f"both splits need the same class folders{hint}"
+                f"{one.folder} has class folders that {other.folder} lacks, {len(only)} of {len(one.found)} "
+                f"({some(only, 3)}): both splits need the same class folders{hint}"
             )

@@ -14,11 +14,10 @@ from torchvision import tv_tensors
 
 from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS, Palette, bright_palette
-from lk_downstream.data.coco_file import some
 from lk_downstream.data.coco_index import CocoIndex, read_categories, read_index
 from lk_downstream.data.reading import read_picture
 from lk_downstream.data.synthetic import Synthetic
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 
 
 class Coco(Dataset):

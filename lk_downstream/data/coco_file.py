@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 
 
 def is_whole(value: Any) -> bool:
@@ -104,13 +104,7 @@ def categories(name: str | Path, rows: list[Any]) -> dict[int, str]:
         raise InputError(f"{name} lists no categories: the classes to detect")
     _unique(name, "category", [row["id"] for row in rows])
     _unique(name, "category name", [str(row["name"]) for row in rows])
-    return {row["id"]: str(row["name"]) for row in sorted(rows, key=lambda row: row["id"])}
-
-
-def some(values: Iterable[Any], count: int = 5) -> str:
-    """The first of some values, for a message."""
-    values = list(values)
-    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")
+    return {int(row["id"]): str(row["name"]) for row in sorted(rows, key=lambda row: row["id"])}
 
 
 def _check_rows(name: str | Path, kind: str, rows: list[Any], keys: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ import torch
 from pycocotools import mask as rle
 from torch import Tensor
 
-from lk_downstream.data.coco_file import categories, load_content, some
-from lk_downstream.errors import InputError
+from lk_downstream.data.coco_file import categories, load_content
+from lk_downstream.errors import InputError, some
 
 FARTHEST = 1e6  # pixels: pycocotools draws polygons beyond any border, until the memory is full
 BEYOND = 1.0  # pixels: COCO's own boxes, rounded to 1/100, may end a little beyond their picture

@@ -12,14 +12,13 @@ from torchvision.transforms import v2
 
 from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco import Coco
-from lk_downstream.data.coco_file import some
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.samplers import GroupedSampler, TrainingSampler
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 
 DIVISOR = 32  # of the sides of a batch: the largest stride of the backbones
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lk_downstream.backbones import Backbone
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.callbacks.averaging import keep_average, resume_plain
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -137,7 +137,14 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model in a sentence."""
+        """Refuse a checkpoint for other classes or of another model in a sentence."""
+        classes = saved_classes(checkpoint)
+        if classes and len(classes) != len(self.classes):
+            raise InputError(
+                f"--ckpt_path: the checkpoint was trained with {len(classes)} classes ({some(classes)}) where the data "
+                f"have {len(self.classes)} ({some(self.classes)}): set --data.dataset to data with the checkpoint's "
+                "classes, or start a new training from it by --model.weights"
+            )
         resume_plain(self.trainer, checkpoint)
         own, saved = ({k: v.shape for k, v in state.items()} for state in (self.state_dict(), checkpoint["state_dict"]))
         wrong = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
@@ -165,3 +172,8 @@ class Task(L.LightningModule):
             self.log(f"{prefix}/{name}", value, prog_bar=shown is None or name in shown, sync_dist=True)
         if not self.trainer.sanity_checking:
             self.results = {"summary": summary, "classes": classes}
+
+
+def saved_classes(checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the classes that the model of a checkpoint was trained with; empty if it holds none."""
+    return checkpoint.get("recipe", {}).get("init_args", {}).get("classes") or []

@@ -16,7 +16,7 @@ from lk_downstream.callbacks import ClassificationFiles, ClassificationPlots
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import ClassificationMetric, confused_pairs
 from lk_downstream.optim import ParameterGroups
-from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
+from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task, saved_classes
 
 
 class Classification(Task):
@@ -147,14 +147,10 @@ class Classification(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As :meth:`Task.on_load_checkpoint`; also refuse other classes, which a wrong folder may have as many of."""
-        saved = tuple(checkpoint.get("recipe", {}).get("init_args", {}).get("classes") or self.classes)
-        if saved != self.classes:
-            trained, given = f"{len(saved)} classes", str(len(self.classes))
-            if len(saved) == len(self.classes):
-                one, other = next(pair for pair in zip(saved, self.classes) if pair[0] != pair[1])
-                trained, given = f"the class {one!r}", repr(other)
-            raise InputError(
-                f"--ckpt_path: the checkpoint was trained with {trained} where the data have {given}: give data with "
-                "the same class folders, or start a new training from it by --model.weights"
-            )
         super().on_load_checkpoint(checkpoint)
+        for saved, own in zip(saved_classes(checkpoint), self.classes):
+            if saved != own:
+                raise InputError(
+                    f"--ckpt_path: the checkpoint was trained with the class {saved!r} where the data have {own!r}: "
+                    "give data with the same class folders, or start a new training from it by --model.weights"
+                )

@@ -13,7 +13,6 @@ from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
 from lk_downstream.callbacks import DetectionFiles, DetectionPictures
-from lk_downstream.data.coco_file import some
 from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
@@ -77,17 +76,6 @@ class Detection(Task):
     def configure_callbacks(self) -> list[L.Callback]:
         """Pictures of the predictions, and files when it is for them."""
         return [DetectionPictures(), DetectionFiles()]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint for another number of classes in a sentence."""
-        saved = checkpoint.get("recipe", {}).get("init_args", {}).get("classes", self.classes)
-        if len(saved) != len(self.classes):
-            raise InputError(
-                f"--ckpt_path: the checkpoint has {len(saved)} classes ({some(saved)}), the data {len(self.classes)} "
-                f"({some(self.classes)}): set --data.dataset.root and --data.dataset.annotations to annotation files "
-                "with the checkpoint's classes (without a file they are COCO's own)"
-            )
-        super().on_load_checkpoint(checkpoint)
 
     def forward(self, inputs: Tensor, sizes: Tensor) -> Detections:
         """Normalised, padded pictures (N, 3, H, W) and their sizes (N, 2) -> detections, see :class:`Detector`."""

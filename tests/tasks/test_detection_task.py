@@ -311,7 +311,7 @@ def test_validation_needs_annotations(root):
 def test_a_checkpoint_of_other_classes_is_refused_by_its_classes():
     checkpoint = {"state_dict": {}, "recipe": {"init_args": {"classes": ["dog", "cat"]}}}
     with pytest.raises(
-        InputError, match=r"has 2 classes \(dog, cat\), the data 3 \(a, b, c\): set --data.dataset.root"
+        InputError, match=r"trained with 2 classes \(dog, cat\) where the data have 3 \(a, b, c\): set --data.dataset"
     ):
         tiny(d.FCOS).on_load_checkpoint(checkpoint)
 
