@@ -16,7 +16,7 @@ def score_results() -> None:
     from rich.console import Console
 
     from lk_downstream.errors import InputError
-    from lk_downstream.metrics.coco import figures_table, score_file
+    from lk_downstream.metrics.coco_results import figures_table, score_file
 
     parser = argparse.ArgumentParser(description="Score an existing results file by COCO's protocol.")
     parser.add_argument("--results", required=True, help="list of results, such as a run's results.bbox.json")

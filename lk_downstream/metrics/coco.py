@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -13,20 +12,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch.distributed as dist
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
-from lk_downstream.data.coco_file import check_content, is_box, is_number, is_whole, load_content
-from lk_downstream.data.coco_index import parse_outline
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco_scoring import Results, curves
+from lk_downstream.metrics.coco_truth import Backend, check_outlines, library, load_annotations
 
 Kind = Literal["bbox", "segm"]
 Rows = list[dict[str, Any]]
-Backend = Literal["vectorized", "pycocotools", "faster_coco_eval"]
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 PER_CLASS = {"AP": (None, 0), "AP50": (0, 0), "AP75": (5, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
 
@@ -43,47 +36,6 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     # COCO counts column by column; transposed on the masks' own device, the copy is already in that order.
     columns = masks.byte().transpose(1, 2).contiguous().cpu().numpy().transpose(2, 1, 0)
     return [{"size": code["size"], "counts": code["counts"].decode()} for code in rle.encode(columns)]
-
-
-def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "vectorized") -> Any:
-    """The ``COCO`` object of an annotation file, or of its content.
-
-    ``area`` and ``iscrowd``, which files of other tools leave out, are filled in: the box's area (that of the mask for
-    objects with one), and 0.
-
-    Raises:
-        InputError: the file is missing, or no COCO annotations; or the backend is not installed.
-    """
-    if isinstance(source, dict):
-        check_content("the annotations", source)
-        content = source
-    else:
-        content = load_content(Path(source))
-    coco = _backend(backend)[0]()
-    # a copy: the evaluation writes into the objects (polygons become run-length codes)
-    coco.dataset = content = {**content, "annotations": [dict(item) for item in content["annotations"]]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    for annotation in content["annotations"]:
-        annotation["iscrowd"] = annotation.get("iscrowd") or 0
-        outline = annotation.get("segmentation")
-        if isinstance(outline, list) and outline and isinstance(outline[0], list) and len(outline[0]) <= 4:
-            # pycocotools takes the first polygon of fewer than three points for a box and fails
-            annotation["segmentation"] = [part for part in outline if len(part) > 4] or outline
-        if annotation.get("area") is None:
-            annotation["area"] = _area(coco, annotation)
-    return coco
-
-
-def _area(coco: Any, annotation: dict[str, Any]) -> float:
-    """The area of an object's mask, or of its box if it has none that can be drawn."""
-    image = coco.imgs[annotation["image_id"]]
-    try:
-        parse_outline(annotation.get("segmentation"), image["height"], image["width"])
-    except (KeyError, ValueError):
-        _, _, width, height = annotation.get("bbox", (0, 0, 0, 0))
-        return width * height
-    return float(rle.area(coco.annToRLE(annotation)))
 
 
 def score(
@@ -130,7 +82,7 @@ def _by_library(
     coco: Any, rows: Rows | Results, kind: Kind, ids: list[int], backend: Backend
 ) -> tuple[dict[str, float], np.ndarray]:
     """The figures, and the precision (IoU thresholds, recalls, classes, areas) for 100 detections."""
-    annotations_class, evaluation_class = _backend(backend)
+    annotations_class, evaluation_class = library(backend)
     rows = _as_rows(rows, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         if rows:
@@ -180,54 +132,6 @@ def _as_rows(results: Rows | Results, kind: Kind) -> Rows:
     return [dict(zip(names, values)) for values in zip(*columns)]
 
 
-def score_file(
-    annotations: str | Path, results: str | Path, kind: Kind | None = None, backend: Backend = "vectorized"
-) -> Scores:
-    """Scores an existing results file on all images of the annotations.
-
-    Args:
-        annotations: COCO annotation file.
-        results: list of results in COCO's format.
-        kind: what the file holds; masks if its rows have a segmentation, if not given.
-        backend: see `score`.
-
-    Raises:
-        InputError: a file is missing or of another format, or a row names an image or a class that is not annotated.
-    """
-    coco = load_annotations(annotations, backend)
-    rows = _read_json(Path(results))
-    if not isinstance(rows, list):
-        raise InputError(f"{results}: not a list of results, but {type(rows).__name__}")
-    if kind is None:
-        kind = "segm" if rows and isinstance(rows[0], dict) and "segmentation" in rows[0] else "bbox"
-    if kind == "segm":
-        _check_outlines(coco, annotations)
-    for i, row in enumerate(rows):
-        fault = _fault(row, kind, coco)
-        if fault:
-            raise InputError(f"{results}: row {i} {fault}")
-        if kind == "segm":
-            row.pop("bbox", None)  # else loadRes would take the area from the box
-    return score(coco, rows, kind, backend=backend)
-
-
-def figures_table(scores: Scores) -> Table:
-    """Precision of each class and, last, of all, and below it the recall of all; in per cent, a dash for no object."""
-
-    def show(value: float) -> str:
-        return f"{100 * value:.2f}" if value >= 0 else "-"
-
-    table = Table("class", *PER_CLASS, box=None, header_style="bold", pad_edge=False, caption_justify="left")
-    for column in table.columns:
-        column.no_wrap = True
-        column.justify = "right" if column.header != "class" else "left"
-    rows = {escape(name): figures for name, figures in scores.per_class.items()}
-    for name, figures in [*rows.items(), ("[bold]all[/]", scores.figures)]:
-        table.add_row(name, *(show(figures[key]) for key in PER_CLASS))
-    table.caption = "  ".join(f"{key} {show(scores.figures[key])}" for key in FIGURES if key not in PER_CLASS)
-    return table
-
-
 class _Found(NamedTuple):
     """Detections of one image."""
 
@@ -268,7 +172,7 @@ class CocoEvaluator:
         if unknown:
             raise InputError(f"category ids {unknown} are not in the annotations, which have {sorted(self.coco.cats)}")
         if "segm" in self.kinds:
-            _check_outlines(self.coco, "the annotations" if isinstance(annotations, dict) else annotations)
+            check_outlines(self.coco, "the annotations" if isinstance(annotations, dict) else annotations)
         self._categories = np.array(self.category_ids, dtype=np.int64)
         self.reset()
 
@@ -367,63 +271,6 @@ class CocoEvaluator:
         return paths
 
 
-def _fault(row: Any, kind: Kind, coco: Any) -> str:
-    """What is wrong with a row of results; an empty string if nothing is."""
-    content = "segmentation" if kind == "segm" else "bbox"
-    for key in ("image_id", "category_id", "score", content):
-        if not isinstance(row, dict) or key not in row:
-            return f"has no {key}, which results of kind {kind} need"
-    for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
-        if not is_whole(row[key]) or row[key] not in known:
-            return f"has {key} {row[key]}, which the annotations do not have: use those the results were made for"
-    if not is_number(row["score"]):
-        return f"has the score {row['score']}, which is not a number"
-    if kind == "bbox":
-        return "" if is_box(row["bbox"]) else f"has the bbox {row['bbox']}, which is not [x, y, width, height]"
-    image, code = coco.imgs[row["image_id"]], row["segmentation"]
-    try:
-        if isinstance(code, dict) and isinstance(code["counts"], str):
-            parse_outline(code, image["height"], image["width"])
-            return ""
-    except (KeyError, ValueError):
-        pass
-    return f"has no run-length coded mask of the size of its image {row['image_id']}"
-
-
-def _check_outlines(coco: Any, name: str | Path) -> None:
-    """Refuse objects without a mask, and broken ones, which pycocotools would read beyond their end."""
-    for annotation in coco.dataset["annotations"]:
-        image = coco.imgs[annotation["image_id"]]
-        if not {"height", "width"} <= image.keys():
-            raise InputError(f"{name}: picture {image['id']} has no height and width, which masks need")
-        try:
-            parse_outline(annotation.get("segmentation"), image["height"], image["width"])
-        except ValueError as error:
-            raise InputError(f"{name}: annotation {annotation['id']} {error}") from None
-
-
 def _mean(precision: np.ndarray) -> float:
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else -1.0
-
-
-def _backend(name: str) -> tuple[type, type]:
-    """The classes of the annotations and of the evaluation."""
-    if name in ("pycocotools", "vectorized"):
-        return COCO, COCOeval
-    try:
-        module = importlib.import_module("faster_coco_eval")
-    except ImportError:
-        raise InputError(
-            "the backend faster_coco_eval is not installed: install lk_downstream[coco] or use pycocotools"
-        ) from None
-    return module.COCO, module.COCOeval_faster
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None

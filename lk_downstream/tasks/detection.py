@@ -17,7 +17,7 @@ from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import CocoEvaluator
-from lk_downstream.metrics.coco import Backend
+from lk_downstream.metrics.coco_truth import Backend
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
 

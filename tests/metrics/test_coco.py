@@ -15,17 +15,10 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from lk_downstream.errors import InputError
-from lk_downstream.metrics import coco as module
-from lk_downstream.metrics.coco import (
-    FIGURES,
-    CocoEvaluator,
-    Scores,
-    encode_masks,
-    figures_table,
-    load_annotations,
-    score,
-    score_file,
-)
+from lk_downstream.metrics import coco_truth
+from lk_downstream.metrics.coco import FIGURES, CocoEvaluator, Scores, encode_masks, score
+from lk_downstream.metrics.coco_results import figures_table, score_file
+from lk_downstream.metrics.coco_truth import load_annotations
 
 CATEGORIES = {1: "person", 3: "car", 18: "dog", 90: "toothbrush"}  # with gaps; the last has no object
 
@@ -312,7 +305,7 @@ def test_a_missing_backend_is_named(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(module.importlib, "import_module", missing)
+    monkeypatch.setattr(coco_truth.importlib, "import_module", missing)
     with pytest.raises(InputError, match="not installed"):
         load_annotations(scene()[0], "faster_coco_eval")
 

@@ -1,0 +1,85 @@
+"""The ground truth of an evaluation: annotations of COCO's format, made ready for pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from lk_downstream.data.coco_file import check_content, load_content
+from lk_downstream.data.coco_index import parse_outline
+from lk_downstream.errors import InputError
+
+Backend = Literal["vectorized", "pycocotools", "faster_coco_eval"]
+
+
+def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "vectorized") -> Any:
+    """The ``COCO`` object of an annotation file, or of its content.
+
+    ``area`` and ``iscrowd``, which files of other tools leave out, are filled in: the box's area (that of the mask for
+    objects with one), and 0.
+
+    Raises:
+        InputError: the file is missing, or no COCO annotations; or the backend is not installed.
+    """
+    if isinstance(source, dict):
+        check_content("the annotations", source)
+        content = source
+    else:
+        content = load_content(Path(source))
+    coco = library(backend)[0]()
+    # a copy: the evaluation writes into the objects (polygons become run-length codes)
+    coco.dataset = content = {**content, "annotations": [dict(item) for item in content["annotations"]]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = annotation.get("iscrowd") or 0
+        outline = annotation.get("segmentation")
+        if isinstance(outline, list) and outline and isinstance(outline[0], list) and len(outline[0]) <= 4:
+            # pycocotools takes the first polygon of fewer than three points for a box and fails
+            annotation["segmentation"] = [part for part in outline if len(part) > 4] or outline
+        if annotation.get("area") is None:
+            annotation["area"] = _area(coco, annotation)
+    return coco
+
+
+def _area(coco: Any, annotation: dict[str, Any]) -> float:
+    """The area of an object's mask, or of its box if it has none that can be drawn."""
+    image = coco.imgs[annotation["image_id"]]
+    try:
+        parse_outline(annotation.get("segmentation"), image["height"], image["width"])
+    except (KeyError, ValueError):
+        _, _, width, height = annotation.get("bbox", (0, 0, 0, 0))
+        return width * height
+    return float(rle.area(coco.annToRLE(annotation)))
+
+
+def check_outlines(coco: Any, name: str | Path) -> None:
+    """Refuse objects without a mask, and broken ones, which pycocotools would read beyond their end."""
+    for annotation in coco.dataset["annotations"]:
+        image = coco.imgs[annotation["image_id"]]
+        if not {"height", "width"} <= image.keys():
+            raise InputError(f"{name}: picture {image['id']} has no height and width, which masks need")
+        try:
+            parse_outline(annotation.get("segmentation"), image["height"], image["width"])
+        except ValueError as error:
+            raise InputError(f"{name}: annotation {annotation['id']} {error}") from None
+
+
+def library(name: str) -> tuple[type, type]:
+    """The classes of the annotations and of the evaluation."""
+    if name in ("pycocotools", "vectorized"):
+        return COCO, COCOeval
+    try:
+        module = importlib.import_module("faster_coco_eval")
+    except ImportError:
+        raise InputError(
+            "the backend faster_coco_eval is not installed: install lk_downstream[coco] or use pycocotools"
+        ) from None
+    return module.COCO, module.COCOeval_faster
