@@ -73,6 +73,8 @@ def create_backbone(
     mean, std = statistics(source if isinstance(source, registry.Weights) else None, model, arguments)
     if hasattr(model, "prune_intermediate_layers"):
         indices = model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+        if isinstance(getattr(model, "head", None), nn.Module):
+            model.head = nn.Identity()  # of which timm before 1.0.31 leaves a norm without gradients
     else:
         model = create_model(name, {**arguments, "features_only": True, "out_indices": tuple(indices)})
     if grad_checkpointing:
