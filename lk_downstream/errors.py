@@ -23,9 +23,14 @@ class InputError(ValueError):
     def __init__(self, message: str):
         # A data-loader worker hands its error over as text: "Caught InputError in DataLoader worker process 0.",
         # the worker's stack trace, and the sentence last.
-        if message.startswith("Caught InputError"):
-            message = message.rstrip().rsplit("InputError: ", 1)[-1]
+        name = type(self).__name__
+        if message.startswith(f"Caught {name}"):
+            message = message.rstrip().rsplit(f"{name}: ", 1)[-1]
         super().__init__(message)
+
+
+class DamagedFile(InputError):
+    """A file of a data set cannot be read to its end; a training may go on without it, see ``data.skip_damaged``."""
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lk_downstream import data, heads
+from lk_downstream import data, heads, trust
 from lk_downstream.callbacks import Checkpoints
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError, explain, near_names
@@ -68,8 +67,10 @@ def check_configs(args: Sequence[str]) -> None:
             hint = near_names(path.name, [file.name for file in path.absolute().parent.glob("*.y*ml")])
             raise InputError(f"--config: there is no file {path}{hint}")
         try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = trust.read_yaml(path)
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"--config: {path} is no valid YAML: {one_line(error)}") from error
         if not isinstance(content, dict):
             raise InputError(f"--config: {path} holds no settings, such as `trainer: {{max_steps: 100}}`")

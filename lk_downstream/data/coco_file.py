@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lk_downstream import trust
 from lk_downstream.errors import InputError, some
 
 
@@ -36,6 +36,7 @@ CHECKS = {
     "bbox": (is_box, "[x, y, width, height]"),
     "area": (lambda value: value is None or is_number(value), "a number"),
     "iscrowd": (lambda value: value is None or value in (0, 1), "0 or 1"),
+    "ignore": (lambda value: value is None or value in (0, 1), "0 or 1"),
 }
 
 
@@ -51,7 +52,7 @@ def load_content(path: Path, images: Sequence[str] = (), annotations: Sequence[s
         InputError: The file is missing or no COCO annotation file, see `check_content`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = trust.read_json(path)
     except OSError as error:
         raise InputError(f"cannot read the annotation file {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -67,7 +68,8 @@ def check_content(name: str | Path, content: Any, images: Sequence[str] = (), an
         name: Of the file, for the messages.
         content: What it holds.
         images: Keys that pictures must have beside their ``id``.
-        annotations: Keys that annotations must have beside ``id``, ``image_id`` and ``category_id``.
+        annotations: Keys that annotations must have beside ``image_id`` and ``category_id``. Their ids may be anything,
+            see `annotation_ids`.
 
     Raises:
         InputError: It is not COCO's format, a value is of the wrong kind, an id stands twice, or an annotation names a
@@ -79,18 +81,42 @@ def check_content(name: str | Path, content: Any, images: Sequence[str] = (), an
         raise InputError(f"{name} is no COCO annotation file: it has no list {' and no list '.join(missing)}")
     known = categories(name, content["categories"])
     _check_rows(name, "images", content["images"], ("id", *images))
-    _check_rows(name, "annotations", content["annotations"], ("id", "image_id", "category_id", *annotations))
+    _check_rows(name, "annotations", content["annotations"], ("image_id", "category_id", *annotations))
+    for row in content["images"]:
+        if "height" in row and "width" in row:
+            trust.check_pixels(f"{name}: picture {row['id']}", int(row["width"]), int(row["height"]))
     pictures = {row["id"] for row in content["images"]}
-    for row in content["annotations"]:
+    for number, row in enumerate(content["annotations"]):
         if row["image_id"] not in pictures:
-            raise InputError(f"{name}: annotation {row['id']} is of image_id {row['image_id']}, which images lacks")
+            raise InputError(
+                f"{name}: annotation {row.get('id', number)} is of image_id {row['image_id']}, which images lacks"
+            )
         if row["category_id"] not in known:
             raise InputError(
-                f"{name}: annotation {row['id']} has category_id {row['category_id']}, which categories does not list "
-                f"(it has {some(known)}): add the category or remove the annotation"
+                f"{name}: annotation {row.get('id', number)} has category_id {row['category_id']}, which categories "
+                f"does not list (it has {some(known)}): add the category or remove the annotation"
             )
     _unique(name, "picture", [row["id"] for row in content["images"]])
-    _unique(name, "annotation", [row["id"] for row in content["annotations"]])
+
+
+def annotation_ids(rows: list[dict[str, Any]]) -> tuple[list[int], bool]:
+    """The ids of annotations, and whether they are the file's own.
+
+    Nothing refers to them, so that tools write what they like: the same in two files that are then joined, 0, texts,
+    none. If they are not different whole numbers, they are counted from 1.
+    """
+    ids = [row.get("id") for row in rows]
+    if all(map(is_whole, ids)) and len(set(ids)) == len(ids):
+        return [int(number) for number in ids], True
+    return list(range(1, len(rows) + 1)), False
+
+
+def is_crowd(row: dict[str, Any]) -> bool:
+    """Whether an annotation is a region that counts neither as found nor as missed.
+
+    ``ignore``, which VOC's and mmdetection's files have, means the same as ``iscrowd``.
+    """
+    return bool(row.get("iscrowd") or row.get("ignore"))
 
 
 def categories(name: str | Path, rows: list[Any]) -> dict[int, str]:
@@ -111,12 +137,12 @@ def _check_rows(name: str | Path, kind: str, rows: list[Any], keys: Sequence[str
     for number, row in enumerate(rows):
         missing = [key for key in keys if not isinstance(row, dict) or key not in row]
         if missing:
-            known = f" (id {row['id']})" if isinstance(row, dict) and "id" in row else ""
+            known = f" (id {row['id']!r:.60})" if isinstance(row, dict) and "id" in row else ""
             raise InputError(f"{name}: entry {number} of {kind}{known} has no {' and no '.join(missing)}")
+        own = kind == "annotations"
         for key, (valid, wanted) in CHECKS.items():
-            if key in row and not valid(row[key]):
-                named = kind == "annotations" and key != "id"
-                entry = f"annotation {row['id']}" if named else f"entry {number} of {kind}"
+            if key in row and not valid(row[key]) and not (own and key == "id"):
+                entry = f"annotation {row['id']!r:.60}" if own and "id" in row else f"entry {number} of {kind}"
                 raise InputError(f"{name}: {entry} has the {key} {row[key]!r:.60}, which is not {wanted}")
 
 

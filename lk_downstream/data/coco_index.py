@@ -15,10 +15,16 @@ import torch
 from pycocotools import mask as rle
 from torch import Tensor
 
-from lk_downstream.data.coco_file import categories, load_content
+from lk_downstream import trust
+from lk_downstream.data.coco_file import annotation_ids, categories, is_crowd, load_content
 from lk_downstream.errors import InputError, some
 
 FARTHEST = 1e6  # pixels: pycocotools draws polygons beyond any border, until the memory is full
+CROWDS = (
+    "are crowds (iscrowd 1, as CVAT's brush marks every object), which detectors do not learn and AP does not count: "
+    "set iscrowd to 0 if they are single objects"
+)
+MOST_POLYGONS = 10_000  # of an object: drawing them takes a time that grows with the square of their number
 BEYOND = 1.0  # pixels: COCO's own boxes, rounded to 1/100, may end a little beyond their picture
 
 
@@ -33,7 +39,7 @@ class CocoIndex:
         files: Their names, below the folder of the pictures.
         sizes: int64, (N, 2), their heights and widths.
         first: int64, (N + 1,): picture i has the objects ``first[i]`` to ``first[i + 1] - 1``.
-        ids: int64, (M,), ids of the objects' annotations.
+        ids: int64, (M,), ids of the objects' annotations, see `annotation_ids`.
         labels: int64, (M,).
         boxes: float64, (M, 4), x1, y1, x2, y2 in pixels, within the picture.
         crowd: bool, (M,).
@@ -97,6 +103,10 @@ def parse_outline(outline: Any, height: int, width: int) -> list[list[float]] | 
             raise ValueError("has a segmentation without a polygon of three points or more")
         if not all((abs(part) < FARTHEST).all() for part in points):
             raise ValueError("has a polygon whose points are no pixels")
+        most = trust.limit(trust.MAX_PIXELS) / 64  # pycocotools takes about 100 bytes a pixel of the outline
+        if len(parts) > MOST_POLYGONS or (_longest(parts) > most and (length := sum(map(_length, parts))) > most):
+            what = f"{len(parts)} polygons" if len(parts) > MOST_POLYGONS else f"{length:.0f} pixels"
+            raise ValueError(f"has an outline of {what}, which takes too much memory or time to draw: simplify it")
         return [part.tolist() for part in parts]
     if not isinstance(outline, dict) or not {"counts", "size"} <= outline.keys():
         raise ValueError("has a segmentation that is neither polygons nor run lengths (counts and size)")
@@ -107,9 +117,21 @@ def parse_outline(outline: Any, height: int, width: int) -> list[list[float]] | 
         runs = np.asarray(counts if isinstance(counts, list) else run_lengths(counts), dtype=np.int64)
     except (ValueError, TypeError, OverflowError):
         runs = np.array([-1])
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
+    # Each run by itself: the sum of large ones could wrap around.
+    if runs.ndim != 1 or (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise ValueError(f"has broken run lengths: they do not fill {height} x {width} pixels")
     return runs
+
+
+def _longest(polygons: list[np.ndarray]) -> float:
+    """A length that the outlines of polygons cannot exceed, which costs less than the true one."""
+    return sum(len(part) * np.abs(part).max() for part in polygons)
+
+
+def _length(polygon: np.ndarray) -> float:
+    """Length of the outline that pycocotools walks along, in pixels."""
+    points = polygon.reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(1).sum())
 
 
 def decode_outline(outline: Any, height: int, width: int) -> np.ndarray:
@@ -136,7 +158,7 @@ def run_lengths(code: str | bytes) -> list[int]:
     value = shift = 0
     for character in text:
         bits = character - 48
-        if not 0 <= bits < 64:
+        if not 0 <= bits < 64 or shift > 60:  # no longer than a number of 64 bits
             raise ValueError
         value |= (bits & 31) << shift
         shift += 5
@@ -169,12 +191,21 @@ def read_index(path: str | Path) -> CocoIndex:
     sizes = np.array([(row["height"], row["width"]) for row in images], dtype=np.int64).reshape(-1, 2)
     rows = sorted(content["annotations"], key=lambda row: row["image_id"])
     owner = np.array([numbers[row["image_id"]] for row in rows], dtype=np.int64)
-    ids = np.array([row["id"] for row in rows], dtype=np.int64)
+    ids, own = annotation_ids(rows)
+    ids = np.array(ids, dtype=np.int64)
     boxes, kept, notes = _boxes(path, rows, ids, sizes[owner][:, ::-1])
     pointless = np.array([_pointless(row.get("segmentation")) for row in rows], dtype=bool) & kept
     if pointless.any():
         notes.append(_note(path, ids[pointless], "have polygons of fewer than three points alone and were left out"))
         kept &= ~pointless
+    if not own:
+        notes.append(f"{path}: the ids of the annotations are not different whole numbers, and are counted here")
+    crowd = np.array([is_crowd(row) for row in rows], dtype=bool)
+    if any(row.get("ignore") for row in rows):
+        count = sum(bool(row.get("ignore")) for row in rows)
+        notes.append(f"{path}: {count} annotations are to be ignored (ignore 1), and count as crowds (iscrowd 1)")
+    if 2 * crowd.sum() > len(crowd):
+        notes.append(f"{path}: {crowd.sum()} of {len(crowd)} annotations {CROWDS}")
     kept = np.flatnonzero(kept)
     outlines = [marshal.dumps(rows[number].get("segmentation") or None) for number in kept]
     labels = {category: label for label, category in enumerate(known)}
@@ -188,7 +219,7 @@ def read_index(path: str | Path) -> CocoIndex:
         ids=ids[kept],
         labels=np.array([labels[rows[number]["category_id"]] for number in kept], dtype=np.int64),
         boxes=boxes[kept],
-        crowd=np.array([bool(rows[number].get("iscrowd", 0)) for number in kept], dtype=bool),
+        crowd=crowd[kept],
         outlines=np.frombuffer(b"".join(outlines), dtype=np.uint8),
         ends=np.cumsum([0, *map(len, outlines)]),
         notes=notes,
@@ -206,7 +237,7 @@ def read_categories(path: str | Path) -> dict[int, str]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             found = re.search(rb'"categories"\s*:\s*(\[\s*\{[^\[\]]*\}\s*\])', text)
             rows = json.loads(found[1]) if found else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         rows = None
     return categories(path, load_content(path)["categories"] if rows is None else rows)
 

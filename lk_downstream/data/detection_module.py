@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco import Coco
+from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.pictures import PictureFolder
@@ -126,6 +127,8 @@ class DetectionData(DataModule):
         if stage in (None, "fit"):
             index = self.train_data.index
             self._compare(index.categories)
+            if len(index.crowd) and index.crowd.all():
+                raise InputError(f"{index.path} has nothing to train on: all {len(index.crowd)} annotations {CROWDS}")
             used = (index.first[1:] > index.first[:-1]) | self.keep_empty
             if not used.any():
                 raise InputError(f"{index.path} has no picture with an object to train on")

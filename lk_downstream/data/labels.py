@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lk_downstream import trust
 from lk_downstream.errors import InputError
 
 IGNORE_INDEX = 255  # the value of unlabelled pixels in every mask that a data set gives
@@ -70,10 +71,11 @@ def class_names(classes: Sequence[str] | str | os.PathLike | None, root: Path) -
     Raises:
         InputError: The file cannot be read, or a name stands twice.
     """
+    source = "classes"
     if classes is None or isinstance(classes, str | os.PathLike):
-        path = root / "classes.txt" if classes is None else Path(classes)
+        source = path = root / "classes.txt" if classes is None else Path(classes)
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows puts a mark in front
+            lines = trust.read_text(path).splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"the class names in {path} are not in UTF-8: save the file so") from error
         except OSError as error:
@@ -82,8 +84,10 @@ def class_names(classes: Sequence[str] | str | os.PathLike | None, root: Path) -
                 "write one name a line there, or give the option classes"
             ) from error
         classes = [line.strip() for line in lines if line.strip()]
+        if odd := next((name for name in classes if not name.isprintable()), None):
+            raise InputError(f"{path} is no list of class names: it has the line {odd!r:.60}")
     if double := {name for name in classes if list(classes).count(name) > 1}:
-        raise InputError(f"classes names {', '.join(sorted(double))} twice: every class needs a name of its own")
+        raise InputError(f"{source} names {', '.join(sorted(double))} twice: every class needs a name of its own")
     return tuple(classes)
 
 

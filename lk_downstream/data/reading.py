@@ -2,52 +2,90 @@
 
 from __future__ import annotations
 
-import io
 import os
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 from torchvision import tv_tensors
 
+from lk_downstream import trust
 from lk_downstream.errors import InputError
 
-try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when they are gone, Pillow reads everything.
-    from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when it is gone, Pillow reads everything.
+    from torchvision.io import ImageReadMode, decode_jpeg  # and no decode_png: damaged data end the process there
 except ImportError:
-    decode_jpeg = decode_png = None
+    decode_jpeg = None
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG would change class numbers
 
-_GREY, _RGB = 0, 2  # colour types of a PNG header
-# What Pillow raises for files that it cannot read to the end, or that have more pixels than it takes to be harmless.
-_REFUSALS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_GREY = 0  # colour type of a PNG header
 
 
 def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
-    """Paths below ``root`` of all pictures in its ``folder`` and below, also behind links; hidden files do not count.
+    """Paths below ``root`` of all images in its ``folder`` and below, also behind links; hidden files do not count.
+
+    A file that several paths lead to counts once.
 
     Raises:
         InputError: A folder cannot be listed.
     """
     found: list[bytes] = []
-    waiting = [folder]
-    try:
-        while waiting:
-            place = waiting.pop()
+    numbers = array("Q")  # of the files on their disk
+    links: dict[bytes, tuple[int, int] | None] = {}  # and the disk and number of what they lead to
+    for place, entry in walk(root, folder):
+        if entry.name.lower().endswith(PICTURE_SUFFIXES):
+            path = os.fsencode(f"{place}/{entry.name}")
+            if not entry.is_symlink():
+                found.append(path)
+                numbers.append(entry.inode())
+            else:  # one that leads nowhere is refused when it is read
+                links[path] = (entry.stat().st_dev, entry.stat().st_ino) if entry.is_file() else None
+    if links:
+        targets = {target[1] for target in links.values() if target}
+        twice = [os.stat(root / os.fsdecode(path)) for path, number in zip(found, numbers) if number in targets]
+        seen = {(status.st_dev, status.st_ino) for status in twice}
+        for path in sorted(links):
+            if links[path] is None or links[path] not in seen:
+                seen.add(links[path])
+                found.append(path)
+    return found
+
+
+def walk(root: Path, folder: str = ".") -> Iterator[tuple[str, os.DirEntry]]:
+    """All files in a ``folder`` of ``root`` and below: their folder's path below ``root``, and their entry.
+
+    Hidden files and folders do not count. Links are followed, but no folder is visited twice: a link may lead to a
+    folder above it, and so on without end.
+
+    Raises:
+        InputError: A folder cannot be listed.
+    """
+    waiting, linked, seen = [folder], [], set()
+    while waiting or linked:
+        place = waiting.pop() if waiting else linked.pop(0)
+        try:
+            status = os.stat(root / place)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / place) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if not entry.is_dir():
+                        yield place, entry
+                    elif entry.is_symlink():
+                        linked.append(f"{place}/{entry.name}")
+                    else:
                         waiting.append(f"{place}/{entry.name}")
-                    elif entry.name.lower().endswith(PICTURE_SUFFIXES):
-                        found.append(os.fsencode(f"{place}/{entry.name}"))
-    except OSError as error:  # also of links in a ring, whose paths grow too long
-        raise InputError(f"{root / folder} cannot be listed ({error.strerror}): mend or remove it") from error
-    return found
+        except OSError as error:
+            raise InputError(f"{root / place} cannot be listed ({error.strerror}): mend or remove it") from error
+        linked.sort()
 
 
 def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image:
@@ -57,23 +95,19 @@ def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image
     resize of ``transforms`` is fastest with.
 
     Raises:
-        InputError: The file is missing, truncated, no picture, or has more than 8 bits per channel.
+        DamagedFile: The file is truncated or no image.
+        InputError: The file is missing, too large, or has more than 8 bits per channel.
     """
     data = _read_bytes(path)
-    if image := _fast_picture(data, orientation):
+    if image := _fast_jpeg(path, data, orientation):
         return tv_tensors.Image(image[0])
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            if file.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"{path} has more than 8 bits per channel (mode {file.mode}): convert it to an 8-bit picture"
-                )
-            turned = ImageOps.exif_transpose(file) if orientation else file
-            pixels = np.array(turned.convert("RGB"))
-    except InputError:
-        raise
-    except _REFUSALS as error:
-        raise InputError(_unreadable(path, error)) from error
+    with trust.open_image(path, data) as file:
+        if file.mode.startswith(("I", "F")):
+            raise InputError(
+                f"{path} has more than 8 bits per channel (mode {file.mode}): convert it to an 8-bit image"
+            )
+        turned = ImageOps.exif_transpose(file) if orientation else file
+        pixels = np.array(turned.convert("RGB"))
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
@@ -81,61 +115,42 @@ def read_mask(path: str | Path) -> torch.Tensor:
     """A mask of class numbers as it stands in the file, uint8, (H, W); of a palette picture, the indices.
 
     Raises:
-        InputError: The file is missing, truncated, no picture, or has several channels or more than 8 bits.
+        DamagedFile: The file is truncated or no image.
+        InputError: The file is missing or too large, has several channels or more than 8 bits, or is lossy.
     """
     data = _read_bytes(path)
-    header = _png_header(data)
-    if decode_png and header == (8, _GREY):
-        try:
-            return decode_png(_as_tensor(data), ImageReadMode.UNCHANGED)[0]
-        except RuntimeError:
-            pass  # damaged: Pillow's error says how
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            mode, labels = file.mode, np.array(file)
-    except _REFUSALS as error:
-        raise InputError(_unreadable(path, error)) from error
-    if mode not in ("L", "P", "1"):
-        kind = "16-bit" if mode.startswith("I") else mode
-        raise InputError(
-            f"{path} is a {kind} picture: a mask needs one 8-bit channel of class numbers (greyscale or palette PNG)"
-        )
-    if header and header[1] == _GREY and header[0] in (2, 4):
+    with trust.open_image(path, data) as file:
+        mode, kind = file.mode, file.format
+        if kind not in trust.LOSSLESS or "jpeg" in str(file.info.get("compression")):
+            raise InputError(
+                f"{path} holds a {kind} image, whatever its name says, and {kind} changes pixels, that is classes: "
+                "write the mask anew, as PNG"
+            )
+        if mode not in ("L", "P", "1"):
+            depth = "16-bit" if mode.startswith("I") else mode
+            raise InputError(
+                f"{path} is a {depth} image: a mask needs one 8-bit channel of class numbers (greyscale or palette PNG)"
+            )
+        labels = np.array(file)
+    header = (data[24], data[25]) if kind == "PNG" else None
+    if header in ((2, _GREY), (4, _GREY)):
         labels //= 255 // (2 ** header[0] - 1)  # Pillow stretches 2 and 4 bits to the range 0..255
     return torch.from_numpy(labels.astype(np.uint8, copy=False))
 
 
-def _fast_picture(data: bytes, orientation: bool) -> list[torch.Tensor]:
-    """The picture by torchvision's decoders (twice as fast as Pillow, same pixels), or [] if Pillow must read it."""
+def _fast_jpeg(path: str | Path, data: bytes, orientation: bool) -> list[torch.Tensor]:
+    """The image by torchvision's decoder (twice as fast as Pillow, same pixels), or [] if Pillow must read it."""
+    if data[:2] != b"\xff\xd8" or not trust.check_jpeg(path, data) or not decode_jpeg:
+        return []
     try:
-        if decode_jpeg and data[:2] == b"\xff\xd8":
-            return [decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=orientation)]
-        if decode_png and _png_header(data) == (8, _RGB):
-            return [decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=orientation)]
-    except RuntimeError:
-        pass  # damaged, or a kind that only Pillow reads
-    return []
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return [decode_jpeg(encoded, ImageReadMode.RGB, apply_exif_orientation=orientation)]
+    except RuntimeError:  # damaged, or a kind that only Pillow reads
+        return []
 
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return trust.read_bytes(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _as_tensor(data: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-
-def _png_header(data: bytes) -> tuple[int, int] | None:
-    """Bit depth and colour type of a PNG file, or None for another format."""
-    return (data[24], data[25]) if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25 else None
-
-
-def _unreadable(path: str | Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"{path} is not a picture or is damaged from the start: download or copy it again, or remove it"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"{path} is too large ({error}): cut it into tiles"
-    return f"{path} is truncated or damaged ({error}): download or copy it again, or remove it"

@@ -23,7 +23,7 @@ from lk_downstream.data.classes import (
     default_palette,
 )
 from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE, class_names, file_values, label_table, ranges
-from lk_downstream.data.reading import MASK_SUFFIXES, PICTURE_SUFFIXES, read_mask, read_picture
+from lk_downstream.data.reading import MASK_SUFFIXES, PICTURE_SUFFIXES, read_mask, read_picture, walk
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
 
@@ -304,19 +304,15 @@ class SegmentationFolder(SegmentationDataset):
 def _list(folder: Path, key: Callable[[str], str | None]) -> dict[str, str]:
     """Key -> path of every file below a folder that has a key; hidden files do not count."""
     found: dict[str, str] = {}
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(parent, folder)
-        for name in files:
-            if name.startswith("."):
-                continue
-            name_key = key(name if below == "." else f"{below}/{name}".replace(os.sep, "/"))
-            if name_key is None:
-                continue
-            path = os.path.join(parent, name)
-            if name_key in found:
-                raise InputError(f"{found[name_key]} and {path} have the same name: remove or rename one of them")
-            found[name_key] = path
+    for place, entry in walk(folder):
+        name = f"{place}/{entry.name}".removeprefix("./")
+        name_key = key(name)
+        if name_key is None:
+            continue
+        path = os.path.join(folder, name)
+        if name_key in found:
+            raise InputError(f"{found[name_key]} and {path} have the same name: remove or rename one of them")
+        found[name_key] = path
     return found
 
 

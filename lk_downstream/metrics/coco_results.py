@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from lk_downstream import trust
 from lk_downstream.data.coco_file import is_box, is_number, is_whole
 from lk_downstream.data.coco_index import parse_outline
 from lk_downstream.errors import InputError
@@ -89,7 +89,7 @@ def _fault(row: Any, kind: Kind, coco: Any) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return trust.read_json(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -68,14 +68,13 @@ def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> 
     dropped = np.zeros_like(matched)
     first_truth = np.searchsorted(pair_of, np.arange(len(categories) * len(image_ids) + 1))
     truths = [item["bbox"] if kind == "bbox" else item["segmentation"] for item in annotations]
-    numbered = np.array([item["id"] != 0 for item in annotations], dtype=bool)  # pycocotools takes 0 for "no match"
     for tasks in _chunks(_overlapping(pair, shapes, first_truth, truths, crowd, limits[0]), len(areas) * len(limits)):
         found = _match(tasks, crowd, ignored, limits)
         for task, best in zip(tasks, found):
             hit = best >= 0
             best = best + task.truth
             area_index = np.arange(len(areas))[:, None, None]
-            matched[..., task.detections] = hit & numbered[best]
+            matched[..., task.detections] = hit
             dropped[..., task.detections] = hit & ignored[area_index, best]
     outside = (sizes < areas[:, :1]) | (sizes > areas[:, 1:])
     dropped |= ~matched & outside[:, None]

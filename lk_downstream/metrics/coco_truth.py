@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lk_downstream.data.coco_file import check_content, load_content
+from lk_downstream.data.coco_file import annotation_ids, check_content, is_crowd, load_content
 from lk_downstream.data.coco_index import parse_outline
 from lk_downstream.errors import InputError
 
@@ -23,7 +23,7 @@ def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "ve
     """The ``COCO`` object of an annotation file, or of its content.
 
     ``area`` and ``iscrowd``, which files of other tools leave out, are filled in: the box's area (that of the mask for
-    objects with one), and 0.
+    objects with one), and 0. Annotations with the id 0 are counted anew: pycocotools takes such an object for none.
 
     Raises:
         InputError: the file is missing, or no COCO annotations; or the backend is not installed.
@@ -35,11 +35,14 @@ def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "ve
         content = load_content(Path(source))
     coco = library(backend)[0]()
     # a copy: the evaluation writes into the objects (polygons become run-length codes)
-    coco.dataset = content = {**content, "annotations": [dict(item) for item in content["annotations"]]}
+    ids, _ = annotation_ids(content["annotations"])
+    ids = list(range(1, len(ids) + 1)) if 0 in ids else ids
+    rows = [{**item, "id": number} for number, item in zip(ids, content["annotations"])]
+    coco.dataset = content = {**content, "annotations": rows}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     for annotation in content["annotations"]:
-        annotation["iscrowd"] = annotation.get("iscrowd") or 0
+        annotation["iscrowd"] = int(is_crowd(annotation))
         outline = annotation.get("segmentation")
         if isinstance(outline, list) and outline and isinstance(outline[0], list) and len(outline[0]) <= 4:
             # pycocotools takes the first polygon of fewer than three points for a box and fails

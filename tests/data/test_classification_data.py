@@ -108,8 +108,7 @@ def test_an_empty_class_folder(tmp_path):
 def test_a_folder_that_leads_into_itself(tmp_path):
     root = folders(tmp_path, train__ants=1)
     (root / "train" / "ants" / "again").symlink_to(".")
-    with pytest.raises(InputError, match=r"ants cannot be listed \(.*symbolic links\)"):
-        len(ClassFolder("train", root))
+    assert len(ClassFolder("train", str(root))) == 1
 
 
 def test_pictures_without_class_folders(tmp_path):

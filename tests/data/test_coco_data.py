@@ -9,10 +9,11 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from lk_downstream.data import Coco, Synthetic
+from lk_downstream.data import Coco, DetectionData, Synthetic
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS, bright_palette
 from lk_downstream.data.coco_index import read_categories, read_index, run_lengths
 from lk_downstream.errors import InputError
+from lk_downstream.metrics.coco_truth import check_outlines, load_annotations
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,6 @@ def test_broken_masks(tmp_path, outline, sentence):
         ({"bbox": [1, 2, None, 3]}, "annotation 10 has the bbox"),
         ({"bbox": [1, 2, float("nan"), 3]}, r"annotation 10 has the bbox \[1, 2, nan, 3\]"),
         ({"bbox": [10**400, 2, 3, 3]}, "annotation 10 has the bbox"),
-        ({"id": "abc"}, "entry 0 of annotations has the id 'abc', which is not a whole number"),
         ({"image_id": [1]}, r"annotation 10 has the image_id \[1\], which is not a whole number"),
         ({"category_id": None}, "annotation 10 has the category_id None, which is not a whole number"),
         ({"iscrowd": "0"}, "annotation 10 has the iscrowd '0', which is not 0 or 1"),
@@ -252,3 +252,86 @@ def test_items_are_what_torch_wants(generated):
     assert item["target"]["labels"].dtype == torch.int64
     assert item["target"]["iscrowd"].dtype == torch.bool
     assert item["name"] == "000000500001"
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [5, 5, 5], [1.5, 2, 3], ["a", "b", "c"], [None, 1, 2]])
+def test_ids_of_annotations_may_be_anything(tmp_path, ids):
+    index = write(tmp_path, [{"id": number} for number in ids]).index
+    assert len(set(index.ids.tolist())) == 3
+    assert any("counted here" in note for note in index.notes) == (ids != [0, 1, 2])
+
+
+def test_crowds_are_counted_and_ignored_objects_are_crowds(tmp_path):
+    index = write(tmp_path / "a", [{"iscrowd": 1}, {"iscrowd": 1}, {}]).index
+    assert index.crowd.tolist() == [True, True, False]
+    assert any("2 of 3 annotations are crowds (iscrowd 1, as CVAT's brush" in note for note in index.notes)
+    index = write(tmp_path / "b", [{"ignore": 1}, {"ignore": 0}, {}]).index
+    assert index.crowd.tolist() == [True, False, False]
+    assert index.notes == [f"{index.path}: 1 annotations are to be ignored (ignore 1), and count as crowds (iscrowd 1)"]
+
+
+def test_nothing_but_crowds_is_refused_for_training(tmp_path):
+    write(tmp_path, [{"iscrowd": 1}, {"ignore": 1}])
+    (tmp_path / "train2017").symlink_to("val2017")
+    (tmp_path / "annotations/instances_train2017.json").symlink_to("instances_val2017.json")
+    data = DetectionData(lambda split: Coco(split, tmp_path))
+    with (
+        pytest.warns(UserWarning, match="2 of 2 annotations are crowds"),
+        pytest.raises(InputError, match=r"nothing to train on: all 2 annotations are crowds .* set iscrowd to 0"),
+    ):
+        data.setup("fit")
+
+
+HUGE = [1e6 * (number % 2) for number in range(200_002)]  # points from border to border
+OUTLINES = {
+    "overflowing": {"size": [30, 40], "counts": [2**62] * 3 + [2**62 + 1200]},
+    "negative": {"size": [30, 40], "counts": [-5, 1205]},
+    "huge": {"size": [30, 40], "counts": [10**30]},
+    "code of one huge number": {"size": [30, 40], "counts": "o" * 100_000},
+    "code of huge numbers": {"size": [30, 40], "counts": "ooooooooooooO" * 4},
+    "many points": [HUGE],
+    "many polygons": [[1, 1, 5, 1, 5, 5]] * 10_001,
+    "deep": json.loads("[" * 500 + "]" * 500),
+}
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_outlines_that_would_do_harm(tmp_path, name):
+    dataset = write(tmp_path, [{"segmentation": OUTLINES[name]}])
+    with pytest.raises(InputError, match=r"instances_val2017\.json: annotation 10 has ") as error:
+        dataset[0]
+    assert len(str(error.value)) < 500
+    with pytest.raises(InputError, match="annotation 10 has "):
+        check_outlines(load_annotations(dataset.annotations), dataset.annotations)
+
+
+def test_an_image_of_too_many_pixels(tmp_path, monkeypatch):
+    image = {"id": 1, "height": 10**6, "width": 10**6}
+    with pytest.raises(InputError, match=r"json: picture 1 is too large .* raise LK_MAX_PIXELS"):
+        read_index(write(tmp_path, [{}], [image]).annotations)
+    monkeypatch.setenv("LK_MAX_PIXELS", "1e13")
+    assert len(read_index(write(tmp_path, [{}], [image]).annotations).files) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"categories": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"images": [' + b"9" * 5000 + b"]}", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\x00\xff" * 100, "is not JSON"),
+    ],
+)
+def test_json_that_is_none(tmp_path, content, words):
+    (tmp_path / "a.json").write_bytes(content)
+    for read in (read_index, read_categories, load_annotations):
+        with pytest.raises(InputError, match=rf"a\.json .*{words}"):
+            read(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_json_of_other_encodings(tmp_path, encoding):
+    path = write(tmp_path, [{}]).annotations
+    path.write_bytes(path.read_text().encode(encoding))
+    assert read_index(path).categories == read_categories(path) == {3: "cat", 9: "dog"}

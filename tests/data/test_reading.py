@@ -1,10 +1,13 @@
+import io
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lk_downstream.data import reading
-from lk_downstream.data.reading import read_mask, read_picture
+from lk_downstream.data.reading import find_pictures, read_mask, read_picture
 from lk_downstream.errors import InputError
 
 
@@ -13,7 +16,6 @@ def decoder(request, monkeypatch):
     """With torchvision's decoders, and without, as it will be when they are gone."""
     if request.param == "pillow":
         monkeypatch.setattr(reading, "decode_jpeg", None)
-        monkeypatch.setattr(reading, "decode_png", None)
 
 
 @pytest.fixture
@@ -52,12 +54,12 @@ def test_truncated_picture(tmp_path, pixels, name):
 
 def test_no_picture(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
-    with pytest.raises(InputError, match=r"a\.jpg is not a picture"):
+    with pytest.raises(InputError, match=r"a\.jpg is not an image"):
         read_picture(tmp_path / "a.jpg")
     with pytest.raises(InputError, match=r"cannot read .*b\.jpg: No such file"):
         read_picture(tmp_path / "b.jpg")
     (tmp_path / "c.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"c\.jpg is not a picture"):
+    with pytest.raises(InputError, match=r"c\.jpg is not an image"):
         read_picture(tmp_path / "c.jpg")
 
 
@@ -108,16 +110,98 @@ def _write_grey_png(path, labels, bits):
 
 def test_masks_that_are_none(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "rgb.png")
-    with pytest.raises(InputError, match=r"rgb\.png is a RGB picture: a mask needs one 8-bit channel"):
+    with pytest.raises(InputError, match=r"rgb\.png is a RGB image: a mask needs one 8-bit channel"):
         read_mask(tmp_path / "rgb.png")
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png is a 16-bit picture"):
+    with pytest.raises(InputError, match=r"deep\.png is a 16-bit image"):
         read_mask(tmp_path / "deep.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "cut.png")
     data = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"cut\.png is truncated or damaged"):
         read_mask(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
+def test_a_lossy_mask_is_refused_whatever_its_name(tmp_path, pixels, name):
+    Image.fromarray(pixels[..., 0]).save(tmp_path / name, "JPEG")
+    with pytest.raises(InputError, match=rf"{name} holds a JPEG image, whatever its name says.*as PNG"):
+        read_mask(tmp_path / name)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "b.tif", compression="jpeg")
+    with pytest.raises(InputError, match=r"b\.tif holds a TIFF image"):
+        read_mask(tmp_path / "b.tif")
+
+
+def test_a_format_that_would_call_a_program(tmp_path):
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    for read in (read_picture, read_mask):
+        with pytest.raises(InputError, match=r"a\.png is not an image"):
+            read(tmp_path / "a.png")
+
+
+def _bomb(kind, side):
+    file = io.BytesIO()
+    Image.new("1" if kind != "JPEG" else "L", (side, side)).save(file, kind)
+    return file.getvalue()
+
+
+def test_more_pixels_than_the_default_limit(tmp_path):
+    for number, content in enumerate((_bomb("PNG", 15_000), b"\xff\xd8\xff\xc0\0\x0b\x08\xea\x60\xea\x60\1\1\x11\0")):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(content)
+        for read in (read_picture, read_mask):
+            with pytest.raises(InputError, match=r"png is too large .*cut it into tiles, or raise LK_MAX_PIXELS"):
+                read(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG"])
+def test_more_pixels_than_the_limit(tmp_path, kind, monkeypatch):
+    path = tmp_path / "a.png"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setenv("LK_MAX_PIXELS", "100")
+    path.write_bytes(_bomb(kind, 12))
+    with pytest.raises(InputError, match="12 x 12 pixels, the limit is 100"):
+        read_picture(path)
+    monkeypatch.setenv("LK_MAX_PIXELS", "1e3")
+    assert read_picture(path).shape == (3, 12, 12)
+    monkeypatch.setenv("LK_MAX_PIXELS", "many")
+    with pytest.raises(InputError, match="LK_MAX_PIXELS is 'many': it must be a number"):
+        read_picture(path)
+
+
+def test_more_scans_than_the_limit(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", progressive=True)
+    data = (tmp_path / "a.jpg").read_bytes()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(data[:-2] + 200 * scan + data[-2:])
+    with pytest.raises(InputError, match=r"a\.jpg has 2\d\d scans"):
+        read_picture(tmp_path / "a.jpg")
+
+
+def test_what_is_no_file(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes with names here")
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"pipe\.png is no file but a pipe or a device"):
+        read_picture(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"cannot read .*folder\.png: Is a directory"):
+        read_mask(tmp_path / "folder.png")
+
+
+def test_each_file_counts_once(tmp_path):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / "a" / "deep" / f"{number}.png").touch()
+    (tmp_path / "a" / "deep" / "ring").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to("a")
+    (tmp_path / "one_more.png").symlink_to("a/deep/0.png")
+    (tmp_path / "elsewhere.png").symlink_to(__file__)
+    (tmp_path / "nowhere.png").symlink_to("nothing")
+    found = sorted(os.fsdecode(path).removeprefix("./") for path in find_pictures(tmp_path))
+    assert found == [*(f"a/deep/{number}.png" for number in range(4)), "elsewhere.png", "nowhere.png"]
 
 
 def test_a_picture_with_more_pixels_than_pillow_takes(tmp_path, pixels, monkeypatch):

@@ -227,6 +227,31 @@ def test_annotations_without_area_and_crowd_flags():
     assert evaluator.compute()["bbox_AP"] > 0.2
 
 
+@pytest.mark.parametrize("backend", ["vectorized", "pycocotools", "faster_coco_eval"])
+@pytest.mark.parametrize("kind", ["from 0", "twice", "fractions", "texts", "none"])
+def test_perfect_results_are_perfect_whatever_the_ids(tmp_path, kind, backend):
+    content, _ = scene()
+    content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = {"from 0": number, "twice": 7, "fractions": number / 3, "texts": f"{number}"}.get(kind)
+    keys = ("image_id", "category_id", "bbox")
+    rows = [{"score": 1.0} | {key: annotation[key] for key in keys} for annotation in content["annotations"]]
+    for name, value in (("truth", content), ("results", rows)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    assert score_file(tmp_path / "truth.json", tmp_path / "results.json", backend=backend).figures["AP"] == 1
+
+
+def test_ignored_objects_are_crowds():
+    content, predictions = scene()
+    crowds = CocoEvaluator(content)
+    for annotation in content["annotations"]:
+        annotation["ignore"] = annotation.pop("iscrowd")
+    ignored = CocoEvaluator(content)
+    for evaluator in (crowds, ignored):
+        evaluator.update(list(predictions), list(predictions.values()))
+    assert crowds.compute() == ignored.compute()
+
+
 @pytest.mark.parametrize("outline", [[[1, 1]], [[1, 2, float("nan"), 4, 5, 60]], [[1, 2, 3e12, 4, 5, 60]], [1, 2, 3]])
 def test_outlines_that_pycocotools_cannot_draw(outline):
     content, predictions = scene()
