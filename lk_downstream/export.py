@@ -25,6 +25,7 @@ from lk_downstream.backbones import load_weights, registry, reparameterize
 from lk_downstream.detectors import Detector, FCOSHead, OneStageDetector
 from lk_downstream.detectors.boxes import from_distances
 from lk_downstream.errors import InputError, near_names
+from lk_downstream.heads.layers import AdaptiveMean
 from lk_downstream.tasks import Classification, Segmentation, Task
 
 FORMATS = ("onnx", "pt2")
@@ -142,36 +143,13 @@ def network(model: nn.Module) -> Network:
     return Classifier(model)
 
 
-class ExactAdaptivePool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two products with matrices that are made from the size of the map.
-
-    PyTorch's exporter writes the bins of the example's size into an ONNX file, which is wrong for any other.
-    """
-
-    def __init__(self, size: tuple[int, int]):
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W) -> (N, C, *size)."""
-        rows, columns = (self._bins(length, count, x) for length, count in zip(x.shape[-2:], self.size))
-        return rows @ x @ columns.T
-
-    @staticmethod
-    def _bins(length: int, count: int, x: Tensor) -> Tensor:
-        """(count, length): what each position counts for in each bin, from floor(i L / n) to ceil((i + 1) L / n)."""
-        number = torch.arange(count, device=x.device)[:, None]
-        first, end = number * length // count, ((number + 1) * length + count - 1) // count
-        position = torch.arange(length, device=x.device)
-        return ((position >= first) & (position < end)).to(x.dtype) / (end - first).to(x.dtype)
-
-
 def _exact_pools(module: nn.Module) -> None:
+    """Replace PyTorch's adaptive pooling, in heads of mmsegmentation, by one that is exported for any size."""
     for name, child in module.named_children():
         if type(child) is nn.AdaptiveAvgPool2d:
             size = child.output_size if isinstance(child.output_size, tuple) else (child.output_size,) * 2
             if size != (1, 1) and None not in size:
-                setattr(module, name, ExactAdaptivePool(size))
+                setattr(module, name, AdaptiveMean(size))
         _exact_pools(child)
 
 

@@ -1,11 +1,8 @@
 """mmsegmentation's decode heads on this package's backbones.
 
-Beside ``integrations``, the only module that imports ``mm*``. Modules, parameter names and initialisation are
-mmsegmentation's own, so published checkpoints load; its losses are not used: a head here only turns feature maps into
-logits.
-
-A head is a class whose first two arguments are the backbone's channels and the number of classes, which the task gives;
-all others have the published defaults of UPerNet (Xiao et al. 2018, arXiv:1807.10221) as mmsegmentation configures it.
+Beside ``integrations``, the only module that imports ``mm*``, and only when a head is made: mmcv imports OpenCV, which
+needs libraries that many servers lack. What is made is mmsegmentation's own module; its losses are not used: a head
+here only turns feature maps into logits.
 """
 
 from __future__ import annotations
@@ -17,24 +14,52 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # mmcv without compiled operators says so at import
-    import mmseg.models.decode_heads as mm
-    from mmengine.logging import MMLogger
-    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-    from mmseg.registry import MODELS
-
 from torch import nn
 
 from lk_downstream.errors import InputError, near_names
+from lk_downstream.heads.layers import check_level
 
 # Plain batch norm; the task converts it when there are several processes. The child is called `bn` either way.
 NORM = {"type": "BN", "requires_grad": True}
 
 
+def registry() -> dict[str, type[nn.Module]]:
+    """All decode heads of mmsegmentation by name.
+
+    Raises:
+        InputError: mmsegmentation cannot be imported here.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmcv without compiled operators says so at import
+            import mmseg.models.decode_heads  # noqa: F401 (fills the registry)
+            from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+            from mmseg.registry import MODELS
+    except ImportError as error:
+        raise InputError(f"lk_downstream.heads.DecodeHead needs mmsegmentation: {_remedy(error)}") from error
+    heads = MODELS.module_dict.items()
+    return {name: head for name, head in sorted(heads) if inspect.isclass(head) and issubclass(head, BaseDecodeHead)}
+
+
+def _remedy(error: ImportError) -> str:
+    """What is missing, and how it is had."""
+    own = "UPerHead and FCNHead of lk_downstream.heads need none of it"
+    text = " ".join(str(error).split())
+    if ".so" in text or error.name == "cv2":  # OpenCV, or a library that it is linked with
+        return (
+            f"it imports OpenCV (cv2), which fails here ({text}): `pip uninstall opencv-python`, then `pip install "
+            "opencv-python-headless`, which needs no display libraries (or `apt-get install libgl1 libglib2.0-0 "
+            f"libxcb1`); {own}"
+        )
+    packages = "onedl-mmsegmentation onedl-mmcv onedl-mmengine"
+    return f"{text}: `pip install {packages}`; {own}"
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without mmengine's two lines per initialised tensor and its advice on a loss that is not used here."""
+    from mmengine.logging import MMLogger
+
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -44,71 +69,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-class UPerHead(mm.UPerHead):
-    """UPerNet's head: pyramid pooling on the coarsest map, a feature pyramid, and a fusion of all levels.
-
-    Args:
-        in_channels: Channels of the backbone's maps, finest first; all are used.
-        num_classes: Channels of the logits.
-        channels: Width of every layer of the head.
-        pool_scales: Side lengths of the pooled maps.
-        dropout: Probability of dropping a channel before the last layer.
-        align_corners: How maps and logits are resized; True in the Cityscapes recipe of RepLKNet.
-    """
-
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        num_classes: int,
-        channels: int = 512,
-        pool_scales: Sequence[int] = (1, 2, 3, 6),
-        dropout: float = 0.1,
-        align_corners: bool = False,
-    ):
-        with _quiet():
-            super().__init__(
-                pool_scales=tuple(pool_scales),
-                **_levels(in_channels, range(len(in_channels))),
-                **_common(num_classes, channels, dropout, align_corners),
-            )
-            _initialize(self)
-
-
-class FCNHead(mm.FCNHead):
-    """Convolutions on one level: the auxiliary head of the published recipes.
-
-    Args:
-        in_channels: Channels of the backbone's maps, finest first.
-        num_classes: Channels of the logits.
-        in_index: The level that is read.
-        channels: Width of the convolutions.
-        num_convs: Number of 3x3 convolutions.
-        concat_input: Whether the input joins the last convolution's output before one more convolution.
-        dropout: Probability of dropping a channel before the last layer.
-        align_corners: How logits are resized.
-    """
-
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        num_classes: int,
-        in_index: int = 2,
-        channels: int = 256,
-        num_convs: int = 1,
-        concat_input: bool = False,
-        dropout: float = 0.1,
-        align_corners: bool = False,
-    ):
-        with _quiet():
-            super().__init__(
-                num_convs=num_convs,
-                concat_input=concat_input,
-                **_levels(in_channels, in_index),
-                **_common(num_classes, channels, dropout, align_corners),
-            )
-            _initialize(self)
 
 
 class DecodeHead(nn.Module):
@@ -125,7 +85,8 @@ class DecodeHead(nn.Module):
         options: Further arguments of that head, by mmsegmentation's names.
 
     Raises:
-        InputError: There is no such head, it refuses its options, or it needs another head's output.
+        InputError: There is no such head, it refuses its options, it needs another head's output, or mmsegmentation
+            cannot be imported.
     """
 
     def __new__(  # noqa: D102 - described by the class
@@ -138,10 +99,11 @@ class DecodeHead(nn.Module):
         dropout: float = 0.1,
         align_corners: bool = False,
         options: dict[str, Any] | None = None,
-    ) -> BaseDecodeHead:
-        if type not in head_names():
-            raise InputError(f"head type {type!r} is not in mmsegmentation's registry{near_names(type, head_names())}")
-        head_class = MODELS.get(type)
+    ) -> nn.Module:
+        heads = registry()
+        if type not in heads:
+            raise InputError(f"head type {type!r} is not in mmsegmentation's registry{near_names(type, heads)}")
+        head_class = heads[type]
         if len(inspect.signature(head_class.forward).parameters) > 2:
             raise InputError(f"{type} refines another head's output and cannot be used alone; choose another head")
         settings = {**_common(num_classes, channels, dropout, align_corners), **(options or {})}
@@ -159,13 +121,7 @@ class DecodeHead(nn.Module):
         raise InputError(f"{type} cannot read the levels {choices[-1]}; set in_index or options: {refusal}")
 
 
-def head_names() -> list[str]:
-    """Names of all decode heads in mmsegmentation's registry, sorted."""
-    heads = MODELS.module_dict.items()
-    return sorted(name for name, cls in heads if inspect.isclass(cls) and issubclass(cls, BaseDecodeHead))
-
-
-def _initialize(head: BaseDecodeHead) -> None:
+def _initialize(head: nn.Module) -> None:
     """Give a head mmsegmentation's initial weights; on the meta device (to count parameters) there are none."""
     if not next(head.parameters()).is_meta:
         head.init_weights()
@@ -186,8 +142,7 @@ def _levels(in_channels: Sequence[int], in_index: int | Sequence[int]) -> dict[s
     """The arguments by which mmsegmentation reads the levels ``in_index`` of maps with ``in_channels``."""
     indices = [in_index] if isinstance(in_index, int) else list(in_index)
     for index in indices:
-        if not -len(in_channels) <= index < len(in_channels):
-            raise InputError(f"in_index {index} of the head is out of range: there are {len(in_channels)} levels")
+        check_level(in_channels, index)
     if isinstance(in_index, int):
         return {"in_channels": in_channels[in_index], "in_index": in_index}
     return {"in_channels": [in_channels[index] for index in indices], "in_index": indices}
