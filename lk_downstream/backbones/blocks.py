@@ -1,10 +1,9 @@
-"""What RepLKNet and SLaK share: the large-kernel convolution with its parallel branches, and block checkpointing."""
-
-from __future__ import annotations
+"""What the families share: the large-kernel convolution with its parallel branches, and sequences of blocks."""
 
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import torch.utils.checkpoint
 from torch import Tensor, nn
@@ -13,17 +12,18 @@ from lk_downstream.ops import LargeKernelConv2d
 from lk_downstream.ops.fusion import BATCH_NORM, fuse_conv_bn, merge_conv_bn
 
 
-def depthwise_conv(channels: int, kernel_size: int | tuple[int, int], stride: int = 1) -> nn.Conv2d:
+def depthwise_conv(channels: int, kernel_size: int | tuple[int, int], stride: int = 1, **factory: Any) -> nn.Conv2d:
     """A depthwise convolution without bias, padded by half its odd kernel; at stride 1 by this package's operator."""
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     kind = LargeKernelConv2d if stride == 1 else nn.Conv2d
     padding = (height // 2, width // 2)
-    return kind(channels, channels, (height, width), stride, padding, groups=channels, bias=False)
+    return kind(channels, channels, (height, width), stride, padding, groups=channels, bias=False, **factory)
 
 
 def conv_bn(conv: nn.Conv2d, act: bool = False) -> nn.Sequential:
     """``conv`` and its batch norm (and a ReLU), named as in both authors' state dicts."""
-    layers = OrderedDict(conv=conv, bn=nn.BatchNorm2d(conv.out_channels))
+    norm = nn.BatchNorm2d(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
+    layers = OrderedDict(conv=conv, bn=norm)
     if act:
         layers["nonlinear"] = nn.ReLU()
     return nn.Sequential(layers)
@@ -61,6 +61,7 @@ class ReparamLargeKernelConv(nn.Module):
         small_kernel: n, odd; 0 for a single plain branch.
         decomposed: two rectangular branches in place of the square one.
         merged: build the form that :meth:`reparameterize` leaves, to load such weights.
+        **factory: device and dtype of the parameters.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ReparamLargeKernelConv(nn.Module):
         small_kernel: int,
         decomposed: bool = False,
         merged: bool = False,
+        **factory: Any,
     ):
         super().__init__()
         if kernel_size % 2 == 0 or (small_kernel and small_kernel % 2 == 0):
@@ -77,21 +79,21 @@ class ReparamLargeKernelConv(nn.Module):
         if decomposed and not small_kernel:
             raise ValueError("a decomposed kernel needs its short side, the small kernel")
         if decomposed:
-            self.LoRA1 = conv_bn(depthwise_conv(channels, (kernel_size, small_kernel)))
-            self.LoRA2 = conv_bn(depthwise_conv(channels, (small_kernel, kernel_size)))
+            self.LoRA1 = conv_bn(depthwise_conv(channels, (kernel_size, small_kernel), **factory))
+            self.LoRA2 = conv_bn(depthwise_conv(channels, (small_kernel, kernel_size), **factory))
         else:
-            self.lkb_origin = conv_bn(depthwise_conv(channels, kernel_size))
+            self.lkb_origin = conv_bn(depthwise_conv(channels, kernel_size, **factory))
         if small_kernel and small_kernel < kernel_size:
-            self.small_conv = conv_bn(depthwise_conv(channels, small_kernel))
+            self.small_conv = conv_bn(depthwise_conv(channels, small_kernel, **factory))
         if merged:
             self.reparameterize()
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum of what the branches, or the merged convolutions, give."""
-        branches = iter(self.children())
-        out = next(branches)(x)
-        for branch in branches:
-            out = out + branch(x)
+        out: Tensor | None = None
+        for branch in self.children():
+            out = branch(x) if out is None else out + branch(x)
+        assert out is not None  # for TorchScript, which does not know that there are branches
         return out
 
     def reparameterize(self, dense: bool = False) -> None:
@@ -137,14 +139,37 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked.copy_(batches)
 
 
-def run_block(block: nn.Module, x: Tensor, checkpoint: bool) -> Tensor:
-    """``block(x)``; with ``checkpoint``, activations are recomputed in the backward pass.
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, whose activations are recomputed in the backward pass.
 
     The second forward pass of a plain checkpoint would update the running statistics of batch norms twice per step.
-    Here it does not, so that checkpointed and plain training agree.
+    Here it does not, so that checkpointed and plain training agree. While compiling, PyTorch itself sees to that.
     """
-    if not checkpoint or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return block(x)
+    if torch.compiler.is_compiling():
+        return torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
     return torch.utils.checkpoint.checkpoint(
         block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(block))
     )
+
+
+class Blocks(nn.Sequential):
+    """Blocks one after another: (N, C, H, W) -> (N, C, H, W).
+
+    Attributes:
+        grad_checkpointing: recompute the activations of each block in the backward pass.
+    """
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All blocks."""
+        for block in self:
+            if self.grad_checkpointing and not torch.jit.is_scripting():  # noqa: SIM108 (as TorchScript takes it)
+                x = checkpointed(block, x)
+            else:
+                x = block(x)
+        return x

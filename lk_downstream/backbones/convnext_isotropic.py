@@ -5,8 +5,6 @@ Liu et al., "A ConvNet for the 2020s", CVPR 2022, section 3.3; models/convnext_i
 on load. The models have no pyramid: they are for classification.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch
@@ -17,8 +15,9 @@ from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from lk_downstream.backbones import registry
-from lk_downstream.backbones.blocks import run_block
+from lk_downstream.backbones.blocks import Blocks, checkpointed
 from lk_downstream.backbones.formats import to_model_keys
+from lk_downstream.backbones.head import refuse_output_stride
 
 SIZES = {
     "convnext_isotropic_small": {"depth": 18, "dim": 384},
@@ -40,6 +39,9 @@ class ConvNeXtIsotropic(nn.Module):
         head_init_scale: factor on the classifier's initial weights.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        output_stride: only 16: there is one stride.
+        device: of parameters and buffers.
+        dtype: likewise.
     """
 
     def __init__(
@@ -53,23 +55,31 @@ class ConvNeXtIsotropic(nn.Module):
         head_init_scale: float = 1.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        output_stride: int = 16,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        refuse_output_stride("Isotropic ConvNeXt", output_stride, 16)
+        factory = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = dim
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.stem = nn.Conv2d(in_chans, dim, 16, 16)
+        self.stem = nn.Conv2d(in_chans, dim, 16, 16, **factory)
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
-        norm = partial(LayerNorm, eps=1e-6)
-        self.blocks = nn.Sequential(
-            *(ConvNeXtBlock(dim, norm_layer=norm, ls_init_value=ls_init_value or None, drop_path=r) for r in rates)
+        block = partial(
+            ConvNeXtBlock,
+            dim,
+            norm_layer=partial(LayerNorm, eps=1e-6),
+            ls_init_value=ls_init_value or None,
+            **factory,
         )
+        self.blocks = Blocks(*(block(drop_path=rate) for rate in rates))
         self.feature_info = [{"num_chs": dim, "reduction": 16, "module": f"blocks.{i}"} for i in range(depth)]
         norm2d = partial(LayerNorm2d, eps=1e-6)
         self.head = NormMlpClassifierHead(
-            dim, num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer=norm2d
+            dim, num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer=norm2d, **factory
         )
         self.apply(self._init_weights)
         for parameter in self.head.fc.parameters():
@@ -94,7 +104,7 @@ class ConvNeXtIsotropic(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of blocks in the backward pass."""
-        self.grad_checkpointing = enable
+        self.blocks.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -104,7 +114,8 @@ class ConvNeXtIsotropic(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for ``num_classes`` (0: none), with another pooling if given."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        like = self.stem.weight
+        self.head.reset(num_classes, global_pool, device=like.device, dtype=like.dtype)
 
     def forward_intermediates(
         self,
@@ -117,22 +128,40 @@ class ConvNeXtIsotropic(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Final map and block outputs, or only these; see timm's method of this name (``norm`` is without effect)."""
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be NCHW, not {output_fmt}")
         wanted, last = feature_take_indices(len(self.blocks), indices)
         maps = []
         x = self.stem(x)
-        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = run_block(block, x, self.grad_checkpointing)
-            if index in wanted:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
+        for index, block in enumerate(self.blocks):
+            if index <= last or not stop_early:
+                if self.blocks.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpointed(block, x)
+                else:
+                    x = block(x)
+                if index in wanted:
+                    maps.append(x)
+        if intermediates_only:
+            return maps
+        return x, maps
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove blocks after the last wanted one, and the head; see timm's method of this name.
+
+        ``prune_norm`` is without effect, as in timm's ConvNeXt: the norm belongs to the head.
+        """
+        wanted, last = feature_take_indices(len(self.blocks), indices)
+        shortened = last + 1 < len(self.blocks)
+        del self.blocks[last + 1 :]
+        if prune_head or shortened:
+            self.num_classes = 0
+            self.head.reset(0, "", reset_other=True)
+        return wanted
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> map (N, dim, floor(H / 16), floor(W / 16)), before the norm."""
-        x = self.stem(x)
-        for block in self.blocks:
-            x = run_block(block, x, self.grad_checkpointing)
-        return x
+        return self.blocks(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map -> logits, or the pooled and normalised features."""
@@ -163,7 +192,7 @@ def _create(variant: str, pretrained: bool, kwargs: dict) -> ConvNeXtIsotropic:
         variant,
         pretrained,
         pretrained_filter_fn=to_model_keys,
-        feature_cfg={"feature_cls": "getter"},
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},  # the last three, as of timm's plain transformers
         **{**SIZES[variant], **kwargs},
     )
 

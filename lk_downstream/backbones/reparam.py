@@ -143,5 +143,5 @@ def _is_dense_faster(module: ReparamLargeKernelConv, shape: torch.Size) -> bool:
         form(x)  # here the operator chooses its own way
     for _ in range(ROUNDS):
         for dense, form in enumerate(forms):
-            least[dense] = min(least[dense], seconds(lambda form=form: form(x), x.device)[0])
+            least[dense] = min(least[dense], seconds(lambda form=form: form(x), x.device))
     return least[1] < least[0]

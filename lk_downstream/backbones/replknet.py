@@ -5,19 +5,27 @@ the state-dict keys are those of replknet.py in the authors' repository (DingXia
 are plain ones: a trainer that wants synchronised ones converts them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from timm.layers import DropPath, create_classifier
+from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lk_downstream.backbones import registry
-from lk_downstream.backbones.blocks import ReparamLargeKernelConv, conv_bn, depthwise_conv, fuse_sequence, run_block
+from lk_downstream.backbones.blocks import (
+    Blocks,
+    ReparamLargeKernelConv,
+    checkpointed,
+    conv_bn,
+    depthwise_conv,
+    fuse_sequence,
+)
 from lk_downstream.backbones.formats import to_model_keys
+from lk_downstream.backbones.head import new_head, refuse_output_stride
 from lk_downstream.ops.fusion import BATCH_NORM, fuse_bn_conv1x1
 
 SIZES = {
@@ -38,13 +46,13 @@ SIZES = {
 }
 
 
-def _conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 1, bias=False)
+def _conv1x1(in_channels: int, out_channels: int, **factory: Any) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False, **factory)
 
 
-def _halve(channels: int) -> nn.Sequential:
+def _halve(channels: int, **factory: Any) -> nn.Sequential:
     """Depthwise 3 x 3 of stride 2: H -> ceil(H / 2)."""
-    return conv_bn(depthwise_conv(channels, 3, stride=2), act=True)
+    return conv_bn(depthwise_conv(channels, 3, stride=2, **factory), act=True)
 
 
 class RepLKBlock(nn.Module):
@@ -58,14 +66,15 @@ class RepLKBlock(nn.Module):
         dw_ratio: float,
         drop_path: float,
         merged: bool,
+        **factory: Any,
     ):
         super().__init__()
         inner = int(channels * dw_ratio)
-        self.pw1 = conv_bn(_conv1x1(channels, inner), act=True)
-        self.pw2 = conv_bn(_conv1x1(inner, channels))
-        self.large_kernel = ReparamLargeKernelConv(inner, kernel_size, small_kernel, merged=merged)
+        self.pw1 = conv_bn(_conv1x1(channels, inner, **factory), act=True)
+        self.pw2 = conv_bn(_conv1x1(inner, channels, **factory))
+        self.large_kernel = ReparamLargeKernelConv(inner, kernel_size, small_kernel, merged=merged, **factory)
         self.lk_nonlinear = nn.ReLU()
-        self.prelkb_bn = nn.BatchNorm2d(channels)
+        self.prelkb_bn = nn.BatchNorm2d(channels, **factory)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def fold_norms(self) -> None:
@@ -83,13 +92,13 @@ class RepLKBlock(nn.Module):
 class ConvFFN(nn.Module):
     """x + pw2(gelu(pw1(bn(x)))): (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, channels: int, ffn_ratio: float, drop_path: float):
+    def __init__(self, channels: int, ffn_ratio: float, drop_path: float, **factory: Any):
         super().__init__()
         inner = int(channels * ffn_ratio)
-        self.preffn_bn = nn.BatchNorm2d(channels)
-        self.pw1 = conv_bn(_conv1x1(channels, inner))
+        self.preffn_bn = nn.BatchNorm2d(channels, **factory)
+        self.pw1 = conv_bn(_conv1x1(channels, inner, **factory))
         self.nonlinear = nn.GELU()
-        self.pw2 = conv_bn(_conv1x1(inner, channels))
+        self.pw2 = conv_bn(_conv1x1(inner, channels, **factory))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def fold_norms(self) -> None:
@@ -109,15 +118,15 @@ class RepLKNetStage(nn.Module):
 
     def __init__(self, blocks: list[nn.Module], norm: nn.Module):
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = Blocks(*blocks)
         self.norm = norm
-        self.grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """All blocks, without ``norm``."""
-        for block in self.blocks:
-            x = run_block(block, x, self.grad_checkpointing)
-        return x
+    def forward(self, x: Tensor, only_norm: bool = False) -> Tensor:
+        """All blocks, or what ``norm`` makes of their result.
+
+        Not a call of ``norm`` from outside: what shards a stage has its parameters whole inside of its calls only.
+        """
+        return self.norm(x) if only_norm else self.blocks(x)
 
 
 class RepLKNet(nn.Module):
@@ -128,7 +137,7 @@ class RepLKNet(nn.Module):
     Args:
         num_classes: classes; 0 for pooled features.
         in_chans: input channels.
-        global_pool: timm's pooling name; "" (only with num_classes 0) for the unpooled map.
+        global_pool: timm's pooling name; "" for none: unpooled features, or logits for every place of the map.
         channels: channels of the four stages.
         layers: number of (RepLKBlock, ConvFFN) pairs of the four stages.
         kernel_sizes: large kernel of the four stages, or one for all (the paper's ablation has 3, 7, 13, 25 and 31).
@@ -139,6 +148,9 @@ class RepLKNet(nn.Module):
         small_kernel_merged: build the merged form, to load weights that are merged already.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last pair; it grows linearly from 0, both blocks of a pair share theirs.
+        output_stride: only 32: there is no dilated form.
+        device: of parameters and buffers.
+        dtype: likewise.
     """
 
     def __init__(
@@ -156,27 +168,33 @@ class RepLKNet(nn.Module):
         small_kernel_merged: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        output_stride: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        refuse_output_stride("RepLKNet", output_stride, 32)
+        factory = {"device": device, "dtype": dtype}
         if isinstance(kernel_sizes, int):
             kernel_sizes = (kernel_sizes,) * 4
         for option, value in (("channels", channels), ("layers", layers), ("kernel_sizes", kernel_sizes)):
             if len(value) != 4:
                 raise ValueError(f"{option} needs one value for each of the four stages, not {tuple(value)}")
-        self.num_classes = num_classes
         self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = channels[-1]
+        self.num_features = channels[-1]
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
+        self.norm_intermediate_features = norm_intermediate_features
         first = channels[0]
         self.stem = nn.ModuleList(
             [
-                conv_bn(nn.Conv2d(in_chans, first, 3, 2, 1, bias=False), act=True),
-                conv_bn(depthwise_conv(first, 3), act=True),
-                conv_bn(_conv1x1(first, first), act=True),
-                _halve(first),
+                conv_bn(nn.Conv2d(in_chans, first, 3, 2, 1, bias=False, **factory), act=True),
+                conv_bn(depthwise_conv(first, 3, **factory), act=True),
+                conv_bn(_conv1x1(first, first, **factory), act=True),
+                _halve(first, **factory),
             ]
         )
+        large = partial(RepLKBlock, small_kernel=small_kernel, dw_ratio=dw_ratio, merged=small_kernel_merged, **factory)
         rates = iter(torch.linspace(0, drop_path_rate, sum(layers), device="cpu").tolist())
         self.stages = nn.ModuleList()
         self.transitions = nn.ModuleList()
@@ -184,23 +202,20 @@ class RepLKNet(nn.Module):
         for stage, (width, depth, kernel_size) in enumerate(zip(channels, layers, kernel_sizes)):
             blocks = []
             for rate in (next(rates) for _ in range(depth)):
-                blocks.append(RepLKBlock(width, kernel_size, small_kernel, dw_ratio, rate, small_kernel_merged))
-                blocks.append(ConvFFN(width, ffn_ratio, rate))
-            norm = nn.BatchNorm2d(width) if norm_intermediate_features else nn.Identity()
+                blocks.append(large(width, kernel_size, drop_path=rate))
+                blocks.append(ConvFFN(width, ffn_ratio, rate, **factory))
+            norm = nn.BatchNorm2d(width, **factory) if norm_intermediate_features else nn.Identity()
             self.stages.append(RepLKNetStage(blocks, norm))
             if stage < 3:
-                widen = conv_bn(_conv1x1(width, channels[stage + 1]), act=True)
-                self.transitions.append(nn.Sequential(widen, _halve(channels[stage + 1])))
+                widen = conv_bn(_conv1x1(width, channels[stage + 1], **factory), act=True)
+                self.transitions.append(nn.Sequential(widen, _halve(channels[stage + 1], **factory)))
             self.feature_info.append({"num_chs": width, "reduction": 4 * 2**stage, "module": f"stages.{stage}"})
-        self.norm = nn.BatchNorm2d(channels[-1])
+        self.transitions.append(nn.Identity())  # as many as stages
+        self.norm = nn.BatchNorm2d(channels[-1], **factory)
         self._reset_head(num_classes, global_pool)
 
     def _reset_head(self, num_classes: int, global_pool: str) -> None:
-        if num_classes > 0 and not global_pool:
-            raise ValueError("pooling can only be disabled together with the classifier (num_classes=0)")
-        self.num_classes = num_classes
-        pool, head = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-        self.global_pool, self.head = pool, head.to(self.stem[0].conv.weight.device)
+        self.global_pool, self.head = new_head(self, global_pool, num_classes, flatten=True)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -228,7 +243,7 @@ class RepLKNet(nn.Module):
         """Recompute the activations of stem layers and blocks in the backward pass."""
         self.grad_checkpointing = enable
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            stage.blocks.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -240,9 +255,11 @@ class RepLKNet(nn.Module):
         self._reset_head(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
 
     def _forward_stem(self, x: Tensor) -> Tensor:
-        x = self.stem[0](x)
-        for layer in self.stem[1:]:
-            x = run_block(layer, x, self.grad_checkpointing)
+        for index, layer in enumerate(self.stem):
+            if index > 0 and self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpointed(layer, x)
+            else:
+                x = layer(x)
         return x
 
     def forward_intermediates(
@@ -265,21 +282,25 @@ class RepLKNet(nn.Module):
             intermediates_only: return only the list.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be NCHW, not {output_fmt}")
         wanted, last = feature_take_indices(len(self.stages), indices)
         maps = []
         x = self._forward_stem(x)
-        count = last + 1 if stop_early else len(self.stages)
-        for index in range(count):
-            if index > 0:
-                x = self.transitions[index - 1](x)
-            x = self.stages[index](x)
-            if index in wanted:
-                final = norm and index == len(self.stages) - 1
-                maps.append(self.norm(x) if final else self.stages[index].norm(x))
+        for index, (stage, transition) in enumerate(zip(self.stages, self.transitions)):
+            if index <= last or not stop_early:
+                x = stage(x)
+                if index in wanted:
+                    if norm and index == 3:
+                        maps.append(self.norm(x))
+                    else:
+                        maps.append(stage(x, only_norm=True) if self.norm_intermediate_features else x)
+                if index < last or not stop_early:
+                    x = transition(x)
         if intermediates_only:
             return maps
-        return (self.norm(x) if count == len(self.stages) else x), maps
+        if last == len(self.stages) - 1 or not stop_early:
+            x = self.norm(x)
+        return x, maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -288,14 +309,14 @@ class RepLKNet(nn.Module):
         wanted, last = feature_take_indices(len(self.stages), indices)
         shortened = last + 1 < len(self.stages)
         self.stages = self.stages[: last + 1]
-        self.transitions = self.transitions[:last]
+        self.transitions = self.transitions[:last].append(nn.Identity())
         for index, stage in enumerate(self.stages):
             if index not in wanted:
                 stage.norm = nn.Identity()
         if prune_norm or shortened:
             self.norm = nn.Identity()
         if shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.num_features = self.feature_info[last]["num_chs"]
         if prune_head or shortened:
             self.reset_classifier(0, "")
         return wanted
@@ -303,10 +324,8 @@ class RepLKNet(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> the last stage's normalised map (N, C, ceil(H / 32), ceil(W / 32))."""
         x = self._forward_stem(x)
-        for index, stage in enumerate(self.stages):
-            if index > 0:
-                x = self.transitions[index - 1](x)
-            x = stage(x)
+        for stage, transition in zip(self.stages, self.transitions):
+            x = transition(stage(x))
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

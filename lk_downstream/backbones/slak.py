@@ -6,9 +6,9 @@ convolutions (there a CUDA extension) are plain ones padded by half the kernel; 
 trainer that wants synchronised ones converts them. Sparsity is a matter of training, not of the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
@@ -16,8 +16,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from lk_downstream.backbones.blocks import ReparamLargeKernelConv, run_block
+from lk_downstream.backbones.blocks import Blocks, ReparamLargeKernelConv
 from lk_downstream.backbones.formats import to_model_keys
+from lk_downstream.backbones.head import new_head, refuse_output_stride
 from lk_downstream.ops.fusion import fuse_layer_norm_linear
 
 SIZES = {
@@ -48,17 +49,18 @@ class SLaKBlock(nn.Module):
         ls_init_value: float,
         drop_path: float,
         merged: bool,
+        **factory: Any,
     ):
         super().__init__()
         # Where the small kernel is as large as the large one ("7 7 7 7 100"), the authors build a single plain branch.
         decomposed = decomposed and small_kernel < kernel_size
         small = small_kernel if small_kernel < kernel_size else 0
-        self.large_kernel = ReparamLargeKernelConv(dim, kernel_size, small, decomposed, merged)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.large_kernel = ReparamLargeKernelConv(dim, kernel_size, small, decomposed, merged, **factory)
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **factory)
+        self.pwconv1 = nn.Linear(dim, 4 * dim, **factory)
         self.act = nn.GELU()
-        self.pwconv2 = nn.Linear(4 * dim, dim)
-        self.gamma = nn.Parameter(torch.full((dim,), float(ls_init_value))) if ls_init_value else None
+        self.pwconv2 = nn.Linear(4 * dim, dim, **factory)
+        self.gamma = nn.Parameter(torch.full((dim,), float(ls_init_value), **factory)) if ls_init_value else None
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     @torch.no_grad()
@@ -87,7 +89,7 @@ class SLaK(nn.Module):
     Args:
         num_classes: classes; 0 for pooled features.
         in_chans: input channels.
-        global_pool: timm's pooling name; "" (only with num_classes 0) for the unpooled map.
+        global_pool: timm's pooling name; "" for none: unpooled features, or logits for every place of the map.
         depths: blocks of the four stages.
         dims: channels of the four stages before ``width_factor``.
         kernel_size: large kernel of the four stages and, fifth, the small kernel, which is also the short side of the
@@ -99,6 +101,9 @@ class SLaK(nn.Module):
         merged: build the form that reparameterization leaves, to load weights that are merged already.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        output_stride: only 32: there is no dilated form.
+        device: of parameters and buffers.
+        dtype: likewise.
     """
 
     def __init__(
@@ -116,36 +121,48 @@ class SLaK(nn.Module):
         merged: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        output_stride: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        refuse_output_stride("SLaK", output_stride, 32)
+        factory = {"device": device, "dtype": dtype}
         for option, value, count in (("depths", depths, 4), ("dims", dims, 4), ("kernel_size", kernel_size, 5)):
             if len(value) != count:
                 raise ValueError(f"{option} needs {count} values, not {tuple(value)}")
         dims = [int(dim * width_factor) for dim in dims]
         self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = dims[-1]
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0], eps=1e-6))
+        norm = partial(LayerNorm2d, eps=1e-6, **factory)
+        stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4, **factory), norm(dims[0]))
         self.downsample_layers = nn.ModuleList([stem])
         for width, wider in zip(dims, dims[1:]):
-            self.downsample_layers.append(nn.Sequential(LayerNorm2d(width, eps=1e-6), nn.Conv2d(width, wider, 2, 2)))
+            self.downsample_layers.append(nn.Sequential(norm(width), nn.Conv2d(width, wider, 2, 2, **factory)))
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         self.stages = nn.ModuleList()
         self.feature_info = []
         for stage, (dim, depth) in enumerate(zip(dims, depths)):
             self.stages.append(
-                nn.Sequential(
+                Blocks(
                     *(
                         SLaKBlock(
-                            dim, kernel_size[stage], kernel_size[4], decomposed, ls_init_value, next(rates), merged
+                            dim,
+                            kernel_size[stage],
+                            kernel_size[4],
+                            decomposed,
+                            ls_init_value,
+                            next(rates),
+                            merged,
+                            **factory,
                         )
                         for _ in range(depth)
                     )
                 )
             )
             self.feature_info.append({"num_chs": dim, "reduction": 4 * 2**stage, "module": f"stages.{stage}"})
-        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6, **factory)
         self._reset_head(num_classes, global_pool)
         self.apply(self._init_weights)
         if num_classes > 0:
@@ -160,14 +177,11 @@ class SLaK(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _reset_head(self, num_classes: int, global_pool: str) -> None:
-        if num_classes > 0 and not global_pool:
-            raise ValueError("pooling can only be disabled together with the classifier (num_classes=0)")
-        self.num_classes = num_classes
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=False)
-        if self.global_pool.feat_mult() != 1:
-            raise ValueError(f"pooling {global_pool!r} changes the width, which the final norm does not allow")
-        device = self.downsample_layers[0][0].weight.device
-        self.head = nn.Linear(self.num_features, num_classes, device=device) if num_classes > 0 else nn.Identity()
+        # An AssertionError is what timm's models raise for it.
+        assert SelectAdaptivePool2d(pool_type=global_pool).feat_mult() == 1 or isinstance(self.norm, nn.Identity), (
+            f"pooling {global_pool!r} changes the width, which the final norm does not allow"
+        )
+        self.global_pool, self.head = new_head(self, global_pool, num_classes, flatten=False)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -185,7 +199,8 @@ class SLaK(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of blocks in the backward pass."""
-        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -196,12 +211,6 @@ class SLaK(nn.Module):
         """A new classifier for ``num_classes`` (0: none), with another pooling if given."""
         self._reset_head(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
         self.head.apply(self._init_weights)
-
-    def _forward_stage(self, index: int, x: Tensor) -> Tensor:
-        x = self.downsample_layers[index](x)
-        for block in self.stages[index]:
-            x = run_block(block, x, self.grad_checkpointing)
-        return x
 
     def _final_norm(self, x: Tensor) -> Tensor:
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -226,35 +235,41 @@ class SLaK(nn.Module):
             intermediates_only: return only the list.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be NCHW, not {output_fmt}")
         wanted, last = feature_take_indices(len(self.stages), indices)
         maps = []
-        for index in range(last + 1 if stop_early else len(self.stages)):
-            x = self._forward_stage(index, x)
-            if index in wanted:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
+        for index, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            if index <= last or not stop_early:
+                x = stage(downsample(x))
+                if index in wanted:
+                    maps.append(x)
+        if intermediates_only:
+            return maps
+        return x, maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove stages after the last wanted one (and final norm, and classifier); see timm's method of this name."""
+        """Remove stages after the last wanted one, and the head; see timm's method of this name.
+
+        ``prune_norm`` is without effect, as in timm's ConvNeXt: the final norm acts on pooled features, and goes with
+        the head.
+        """
         wanted, last = feature_take_indices(len(self.stages), indices)
         shortened = last + 1 < len(self.stages)
         self.stages = self.stages[: last + 1]
         self.downsample_layers = self.downsample_layers[: last + 1]
-        if prune_norm or prune_head or shortened:  # the norm belongs to the head: it acts on pooled features
-            self.norm = nn.Identity()
         if shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.num_features = self.feature_info[last]["num_chs"]
         if prune_head or shortened:
+            self.norm = nn.Identity()
             self.reset_classifier(0, "")
         return wanted
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> the last stage's map (N, C, floor(H / 32), floor(W / 32)), before the norm."""
-        for index in range(len(self.stages)):
-            x = self._forward_stage(index, x)
+        for downsample, stage in zip(self.downsample_layers, self.stages):
+            x = stage(downsample(x))
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Hashable
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,16 @@ from torch import Tensor
 
 from lk_downstream.errors import InputError
 from lk_downstream.ops import cpu, triton_backend
-from lk_downstream.ops.choice import CHOICES, FAILURES, SETTLED, Candidate, bucket, fastest
+from lk_downstream.ops.choice import (
+    CHOICES,
+    FAILURES,
+    SETTLED,
+    Candidate,
+    Choice,
+    bucket,
+    fastest,
+    is_out_of_memory,
+)
 
 MOST_SETTLED = 4096  # exact shapes to remember
 
@@ -23,23 +34,33 @@ def _reachable(size: tuple[int, int], shape: torch.Size) -> tuple[int, int]:
     return min(size[0], 2 * shape[2] - 1), min(size[1], 2 * shape[3] - 1)
 
 
+def _compiled(size: tuple[int, int], shape: torch.Size) -> tuple[int, int]:
+    """What Triton kernels compute of it: as for the next map with sides that 4 divides, so that few are compiled."""
+    return min(size[0], 8 * -(-shape[2] // 4) - 1), min(size[1], 8 * -(-shape[3] // 4) - 1)
+
+
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     """The convolution of ``x``, which lies in one of the two layouts, by ``backend``; in any layout."""
     paths = forward_paths(x, weight, backend)
     if backend == "plain":
         return paths[backend](x, weight, bias)
-    size = _reachable(tuple(weight.shape[2:]), x.shape)
-    paths = {name: _trimmed(path, size) if name in ("fft", "triton") else path for name, path in paths.items()}
+    size = tuple(weight.shape[2:])
+    for name, part in (("fft", _reachable(size, x.shape)), ("triton", _compiled(size, x.shape))):
+        if name in paths:
+            paths = {**paths, name: _trimmed(paths[name], part)}
     if backend != "auto":
         return paths[backend](x, weight, bias)
     tell_once(x.device)
     key = _key("forward", x, size)
-    name = _ruled("forward", x, size)
-    if name is None and key in CHOICES:
-        name = CHOICES[key].name
-        _settle(x, weight, paths[name])
-    if name is not None:
-        return paths[name](x, weight, bias)
+    if name := _ruled("forward", x, size):
+        return _by_rule(key, name, lambda name: paths[name](x, weight, bias))
+    choice = CHOICES.get(key)
+    if choice is not None and (began := time.perf_counter()) < choice.due:
+        _settle(x, weight, paths[choice.name], choice)
+        out = paths[choice.name](x, weight, bias)
+        if x.device.type == "cpu":
+            choice.used(began)
+        return out
 
     def candidate(name: str) -> Candidate:
         layout = cpu.memory_format_of(x)
@@ -66,32 +87,47 @@ def weight_gradient(grad: Tensor, x: Tensor, size: tuple[int, int], backend: str
     if backend == "plain":
         return paths["native"](grad, x, size)
     kh, kw = _reachable(size, x.shape)
-    key = _key("weight", x, (kh, kw))
-    if backend in ("fft", "triton"):
-        name = backend
-    else:
-        name = _ruled("weight", x, (kh, kw)) or (CHOICES[key].name if key in CHOICES else None)
-    if name is not None:
-        part = paths[name](grad, x, (kh, kw))
-    else:
-        few = min(x.shape[1], 8)
-
-        def sample() -> Tensor:
-            layout = cpu.memory_format_of(x)
-            return paths["native"](
-                grad[:1, :few].contiguous(memory_format=layout), x[:1, :few].contiguous(memory_format=layout), (kh, kw)
-            )
-
-        share = x.shape[0] * x.shape[1] / few
-        candidates = [
-            Candidate(
-                name, lambda name=name: paths[name](grad, x, (kh, kw)), sample if name == "native" else None, share
-            )
-            for name in sorted(paths, key=lambda name: name == "native")
-        ]
-        part = fastest(key, candidates, x.device)
+    if "triton" in paths:
+        paths = {**paths, "triton": _cut(paths["triton"], _compiled(size, x.shape))}
+    part = _weight_part(grad, x, size, (kh, kw), paths, backend)
     rows, columns = (size[0] - kh) // 2, (size[1] - kw) // 2
     return F.pad(part, (columns, columns, rows, rows)) if (kh, kw) != size else part
+
+
+def _weight_part(
+    grad: Tensor,
+    x: Tensor,
+    full: tuple[int, int],
+    size: tuple[int, int],
+    paths: dict[str, cpu.WeightPath],
+    backend: str,
+) -> Tensor:
+    """Gradient (C, 1, *size) of the middle of a weight of the size ``full``."""
+    if backend in ("fft", "triton"):
+        return paths[backend](grad, x, size)
+    key = _key("weight", x, full)
+    if name := _ruled("weight", x, full):
+        return _by_rule(key, name, lambda name: paths[name](grad, x, size))
+    choice = CHOICES.get(key)
+    if choice is not None and (began := time.perf_counter()) < choice.due:
+        part = paths[choice.name](grad, x, size)
+        if x.device.type == "cpu":
+            choice.used(began)
+        return part
+    few = min(x.shape[1], 8)
+
+    def sample() -> Tensor:
+        layout = cpu.memory_format_of(x)
+        return paths["native"](
+            grad[:1, :few].contiguous(memory_format=layout), x[:1, :few].contiguous(memory_format=layout), size
+        )
+
+    share = x.shape[0] * x.shape[1] / few
+    candidates = [
+        Candidate(name, lambda name=name: paths[name](grad, x, size), sample if name == "native" else None, share)
+        for name in sorted(paths, key=lambda name: name == "native")
+    ]
+    return fastest(key, candidates, x.device)
 
 
 def _trimmed(path: cpu.ForwardPath, size: tuple[int, int]) -> cpu.ForwardPath:
@@ -106,6 +142,16 @@ def _trimmed(path: cpu.ForwardPath, size: tuple[int, int]) -> cpu.ForwardPath:
     return run
 
 
+def _cut(path: cpu.WeightPath, computed: tuple[int, int]) -> cpu.WeightPath:
+    """``path``, computing more of the weight than is asked for."""
+
+    def run(grad: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
+        top, left = (computed[0] - size[0]) // 2, (computed[1] - size[1]) // 2
+        return path(grad, x, computed)[:, :, top : top + size[0], left : left + size[1]]
+
+    return run
+
+
 def _sample_size(x: Tensor) -> tuple[int, int]:
     """Images and channels of a sample: about one map in 32, so that the cost of a call does not look like slowness."""
     n, c = x.shape[:2]
@@ -113,14 +159,26 @@ def _sample_size(x: Tensor) -> tuple[int, int]:
     return min(n, max(1, n * c // (32 * few))), few
 
 
-def _settle(x: Tensor, weight: Tensor, path: cpu.ForwardPath) -> None:
-    """Let the next call with tensors like these find ``path`` at once."""
+def _settle(x: Tensor, weight: Tensor, path: cpu.ForwardPath, choice: Choice) -> None:
+    """Let the next call with tensors like these find ``path`` at once, until the choice is to be measured again."""
     layout = cpu.memory_format_of(x)
     if not x.is_contiguous(memory_format=layout):
         return
     if len(SETTLED) >= MOST_SETTLED:
         SETTLED.clear()
-    SETTLED[exact_key(x, weight)] = lambda x, weight, bias: path(x, weight, bias).contiguous(memory_format=layout)
+
+    timed = x.device.type == "cpu"  # elsewhere the call returns before its result is there
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        began = time.perf_counter()
+        if began >= choice.due:
+            return forward(x, weight, bias, "auto").contiguous(memory_format=layout)
+        out = path(x, weight, bias).contiguous(memory_format=layout)
+        if timed:
+            choice.used(began)
+        return out
+
+    SETTLED[exact_key(x, weight)] = run
 
 
 def forward_paths(x: Tensor, weight: Tensor, backend: str) -> dict[str, cpu.ForwardPath]:
@@ -136,7 +194,7 @@ def forward_paths(x: Tensor, weight: Tensor, backend: str) -> dict[str, cpu.Forw
     paths = {"plain": plain, **cpu.FORWARD}
     if x.dtype in cpu.REDUCED and backend == "auto":
         del paths["fft"]  # never the best beside tensor cores, and needs float32 copies
-    if _has_triton(x, tuple(weight.shape[2:])) or backend == "triton":
+    if reason is None or backend == "triton":
         paths["triton"] = triton_backend.forward
     return paths
 
@@ -149,16 +207,12 @@ def weight_paths(x: Tensor, size: tuple[int, int], backend: str) -> dict[str, cp
     paths = {"native": cpu.weight_native}
     if not reduced or backend == "fft":
         paths["fft"] = cpu.weight_fft
-    if _has_triton(x, size) or backend == "triton":
+    if triton_backend.why_unavailable(x.device, x.dtype, size) is None or backend == "triton":
         paths["triton"] = triton_backend.weight_gradient
     else:
         lines = "lines_float32" if reduced else "lines"
         paths[lines] = (cpu.WEIGHT_REDUCED if reduced else cpu.WEIGHT)[lines]
     return paths
-
-
-def _has_triton(x: Tensor, size: tuple[int, int]) -> bool:
-    return "triton" not in FAILURES and triton_backend.why_unavailable(x.device, x.dtype, size) is None
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -183,12 +237,27 @@ def _ruled(direction: str, x: Tensor, size: tuple[int, int]) -> str | None:
     if x.device.type == "cpu":
         if not torch.are_deterministic_algorithms_enabled():
             return None
-        return cpu.ruled_forward(x, size) if direction == "forward" else cpu.ruled_weight(x, size)
+        rule = cpu.ruled_forward if direction == "forward" else cpu.ruled_weight
+        return rule(x, _reachable(size, x.shape))
     if not torch.are_deterministic_algorithms_enabled() and not torch.cuda.is_current_stream_capturing():
         return None
-    if _has_triton(x, size):
-        return "triton"
-    return "plain" if direction == "forward" else "native"
+    without = "plain" if direction == "forward" else "native"
+    if triton_backend.why_unavailable(x.device, x.dtype, size) or (_key(direction, x, size), "triton") in FAILURES:
+        return without
+    return "triton"
+
+
+def _by_rule(key: Hashable, name: str, run: Callable[[str], Tensor]) -> Tensor:
+    """``run(name)``; PyTorch's own way, from then on, where Triton kernels turn out not to work for this shape."""
+    if name != "triton":
+        return run(name)
+    try:
+        return run(name)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        FAILURES[key, name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return run("plain" if key[0] == "forward" else "native")
 
 
 # ---------------------------------------------------------------- what is in use
@@ -208,8 +277,7 @@ def notice(device: torch.device | str = "cpu") -> str:
         return "large kernels on cpu: the fastest of contiguous, channels_last and FFT, measured once per shape"
     if device.type != "cuda":
         return f"large kernels on {device.type}: plain F.conv2d (there are faster ways on CPU and CUDA only)"
-    reason = triton_backend.why_unavailable(device, torch.bfloat16, (31, 31)) or FAILURES.get("triton")
-    if reason:
+    if reason := triton_backend.why_unavailable(device, torch.bfloat16, (31, 31)):
         return f"large kernels on cuda: the fastest of PyTorch's layouts and FFT, without Triton kernels: {reason}"
     return "large kernels on cuda: the fastest of Triton kernels and PyTorch's layouts, measured once per shape"
 
@@ -217,13 +285,18 @@ def notice(device: torch.device | str = "cpu") -> str:
 def report() -> str:
     """What was chosen so far, one line per kind of shape, with the time of every way that was run in full."""
     lines = []
-    for (direction, device, dtype, layout, size, shape, threads), choice in CHOICES.items():
+    for key, choice in list(CHOICES.items()):
         timed = sorted((s, name) for name, s in choice.seconds.items() if s < float("inf"))
-        about = " x ".join(str(round(2 ** (step / 4))) for step in shape)
-        lines.append(
-            f"{direction} {size[0]}x{size[1]} on about {about}, {str(dtype).removeprefix('torch.')}, "
-            f"{str(layout).removeprefix('torch.')}, {device}"
-            + (f" ({threads} threads)" if device.type == "cpu" else "")
-            + f": {choice.name} ({', '.join(f'{name} {1e3 * s:.3g} ms' for s, name in timed)})"
-        )
+        times = ", ".join(f"{name} {1e3 * s:.3g} ms" for s, name in timed)
+        lines.append(f"{_described(key)}: {choice.name} ({times})")
+    lines += [f"{_described(key)}: {name} failed: {error}" for (key, name), error in list(FAILURES.items())]
     return "\n".join(lines) or "no large-kernel convolution has run yet"
+
+
+def _described(key: tuple) -> str:
+    direction, device, dtype, layout, size, shape, threads = key
+    about = " x ".join(str(round(2 ** (step / 4))) for step in shape)
+    return (
+        f"{direction} {size[0]}x{size[1]} on about {about}, {str(dtype).removeprefix('torch.')}, "
+        f"{str(layout).removeprefix('torch.')}, {device}" + (f" ({threads} threads)" if device.type == "cpu" else "")
+    )

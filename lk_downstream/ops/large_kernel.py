@@ -5,10 +5,9 @@ PyTorch's own routines are far from the hardware here (pytorch/pytorch#74363). T
 the plain ``F.conv2d`` stands in, so that exported files need nothing of this package.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lk_downstream.errors import InputError, near_names
@@ -23,6 +22,7 @@ FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 FEWEST_TAPS = 25
 
 
+@torch.jit.ignore
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = "auto") -> Tensor:
     """``F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=C)``, by the fastest way for this shape.
 
@@ -36,20 +36,23 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
             multiplies spectra; ``triton`` uses this package's GPU kernels.
 
     Empty, integer and complex tensors, tensors of differing types, kernels of fewer than 25 taps, devices other than
-    CPU and CUDA, and models being exported or traced get F.conv2d, whatever the backend.
+    CPU and CUDA, models being exported or traced, transforms of ``torch.func`` and forward-mode differentiation get
+    F.conv2d, whatever the backend.
 
     Raises:
         InputError: shapes that do not fit, even kernels, or a backend that is unknown or unavailable (with the reason).
     """
-    if backend == "auto" and type(x) is Tensor and not torch.compiler.is_compiling():
+    if backend == "auto" and type(x) is Tensor and not torch.compiler.is_compiling() and _is_bare(x, weight, bias):
         settled = SETTLED.get(
             (x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.dtype, torch.get_num_threads())
         )
-        if settled is not None and _is_bare(x, weight, bias):
+        if settled is not None:
             return settled(x, weight, bias)
     if not isinstance(x, Tensor) or _is_recorded():  # the former: a proxy of torch.fx
         return plain(x, weight, bias)
     _check(x, weight, bias, backend)
+    if _is_transformed():
+        return plain(x, weight, bias)  # autocast is left to it, as to every operator of PyTorch
     kind = x.device.type
     castable = kind in ("cpu", "cuda") and x.is_floating_point() and x.dtype != torch.float64  # "meta" has no autocast
     if castable and torch.is_autocast_enabled(kind):
@@ -109,6 +112,7 @@ def _is_bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return not (
         torch.is_autocast_enabled(x.device.type)
         or torch.are_deterministic_algorithms_enabled()
+        or _is_transformed()
         or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack()
         or (bias is not None and bias.dtype != x.dtype)
@@ -121,6 +125,14 @@ def _is_recorded() -> bool:
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+def _is_transformed() -> bool:
+    """Whether operators have to have a derivative and a batched form for ``torch.func`` or forward-mode AD.
+
+    Operators of ``torch.library`` have neither: the one refuses, and the other takes all tangents to be zero.
+    """
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 # ---------------------------------------------------------------- operators
@@ -163,9 +175,9 @@ def _forward_backward(ctx, grad: Tensor):
     kh, kw = weight.shape[2:]
     grad_x = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = _forward_op(grad, weight.flip((2, 3)), None, ctx.backend)
+        grad_x = _convolution(grad, weight.flip((2, 3)), ctx.backend)
     if ctx.needs_input_grad[1]:
-        grad_weight = _weight_op(grad, x, kh, kw, ctx.backend)
+        grad_weight = _weight_gradient(grad, x, kh, kw, ctx.backend)
     if ctx.has_bias and ctx.needs_input_grad[2]:
         grad_bias = grad.sum((0, 2, 3))
     return grad_x, grad_weight, grad_bias, None
@@ -178,9 +190,22 @@ def _weight_setup(ctx, inputs, output) -> None:
 
 def _weight_backward(ctx, second: Tensor):
     grad, x = ctx.saved_tensors
-    by_grad = _forward_op(x, second, None, ctx.backend) if ctx.needs_input_grad[0] else None
-    by_x = _forward_op(grad, second.flip((2, 3)), None, ctx.backend) if ctx.needs_input_grad[1] else None
+    by_grad = _convolution(x, second, ctx.backend) if ctx.needs_input_grad[0] else None
+    by_x = _convolution(grad, second.flip((2, 3)), ctx.backend) if ctx.needs_input_grad[1] else None
     return by_grad, by_x, None, None, None
+
+
+# A backward pass may be transformed though its forward pass was not: Jacobians by vmap, Hessians forward over reverse.
+
+
+def _convolution(x: Tensor, weight: Tensor, backend: str) -> Tensor:
+    return plain(x, weight, None) if _is_transformed() else _forward_op(x, weight, None, backend)
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, kh: int, kw: int, backend: str) -> Tensor:
+    if _is_transformed():
+        return cpu.weight_native(grad, x, (kh, kw))
+    return _weight_op(grad, x, kh, kw, backend)
 
 
 _forward_op.register_autograd(_forward_backward, setup_context=_forward_setup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from lk_downstream.errors import InputError, near_names
@@ -22,6 +23,8 @@ class LargeKernelConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of ``x``."""
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
         if not supports(self):
             return super().forward(x)
         if isinstance(x, Tensor) and x.dim() == 3:

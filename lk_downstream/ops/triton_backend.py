@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lk_downstream.ops.choice import FAILURES, bucket
+from lk_downstream.ops import choice
+from lk_downstream.ops.choice import bucket
 from lk_downstream.ops.cpu import memory_format_of
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -219,7 +220,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan | None = 
 
     if plan is None:
         plans = functools.partial(forward_plans, n, h, image.shape[3], kh, kw, x.element_size(), c)
-        key = ("forward", x.device, x.dtype, kh, kw, h, w, bucket(n), bucket(c), precision(x.dtype))
+        key = ("forward", x.device, x.dtype, kh, kw, *map(bucket, (h, w, n, c)), precision(x.dtype))
         plan = _tuned(key, plans, launch, lambda: _reference_forward(image, weight, bias, w))
     return _restored(launch(plan), swap, layout)
 
@@ -258,7 +259,7 @@ def weight_gradient(grad: Tensor, x: Tensor, size: tuple[int, int], plan: Plan |
 
     if plan is None:
         plans = functools.partial(weight_plans, n, h, width, kh, kw, x.element_size(), c)
-        key = ("weight", x.device, x.dtype, kh, kw, h, width, bucket(n), bucket(c), precision(x.dtype))
+        key = ("weight", x.device, x.dtype, kh, kw, *map(bucket, (h, width, n, c)), precision(x.dtype))
         plan = _tuned(key, plans, launch, lambda: _reference_weight(grads, image, (kh, kw)))
     out = launch(plan)
     return out.transpose(2, 3).contiguous() if swap else out
@@ -304,37 +305,46 @@ def _tuned(
     """The fastest plan for this kind of shape. A plan that fails, or disagrees with PyTorch, is never used.
 
     Raises:
-        RuntimeError: no plan works.
+        RuntimeError: no plan works, or memory was short.
     """
     if key in _PLANS:
         return _PLANS[key]
     if interpreted():
-        _PLANS[key] = plans()[0]
-        return _PLANS[key]
+        return _PLANS.setdefault(key, plans()[0])
     if torch.cuda.is_current_stream_capturing():
         return plans()[0]  # nothing can be measured inside a CUDA graph: run once before capturing
+    with choice.MEASURING:
+        if key not in _PLANS:  # else another thread has measured in the meantime
+            _PLANS[key] = _measured(key, plans()[:TIMED_PLANS], launch, reference())
+        return _PLANS[key]
+
+
+def _measured(key: Hashable, plans: list[Plan], launch: Callable[[Plan], Tensor], expected: Tensor) -> Plan:
     from triton.testing import do_bench
 
-    expected = reference()
-    best, error = math.inf, "no block sizes fit"
-    for plan in plans()[:TIMED_PLANS]:
+    best, fastest, problem = math.inf, None, "no block sizes fit"
+    for plan in plans:
         try:
-            result = launch(plan)
-            got = result[: expected.shape[0], : expected.shape[1]].double()
-            off = (torch.linalg.vector_norm(got - expected) / torch.linalg.vector_norm(expected)).item()
+            off = _distance(launch(plan), expected)
             if not off < 2e-2:
-                error = f"a result was off by {off:.1e}"
+                problem = f"a result was off by {off:.1e}"
                 continue
             taken = do_bench(lambda plan=plan: launch(plan), warmup=5, rep=20, return_mode="median")
         except Exception as failure:  # a compiler's own errors have no common base class
-            error = f"{type(failure).__name__}: {failure}".splitlines()[0]
+            if choice.is_out_of_memory(failure):
+                raise
+            problem = f"{type(failure).__name__}: {failure}".splitlines()[0]
             continue
         if taken < best:
-            best, _PLANS[key] = taken, plan
-    if key not in _PLANS:
-        FAILURES["triton"] = error
-        raise RuntimeError(f"no Triton kernel works for {key}: {error}")
-    return _PLANS[key]
+            best, fastest = taken, plan
+    if fastest is None:
+        raise RuntimeError(f"no Triton kernel works for {key}: {problem}")
+    return fastest
+
+
+def _distance(result: Tensor, expected: Tensor) -> float:
+    got = result[: expected.shape[0], : expected.shape[1]].double()
+    return (torch.linalg.vector_norm(got - expected) / torch.linalg.vector_norm(expected)).item()
 
 
 def _reference_forward(image: Tensor, weight: Tensor, bias: Tensor | None, w: int) -> Tensor:

@@ -89,7 +89,7 @@ def test_the_faster_form_is_taken_for_the_maps_of_the_example(dense, monkeypatch
 
     def clock(run, device):
         convolutions = len(list(run.__defaults__[0].children()))
-        return (convolutions if dense else -convolutions), run()
+        return convolutions if dense else -convolutions
 
     monkeypatch.setattr(reparam, "seconds", clock)
     example = torch.zeros(1, 3, 64, 96)

@@ -84,11 +84,9 @@ def test_drop_path_grows_by_pairs():
     assert rates == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"kernel_sizes": (31, 31)}, {"kernel_sizes": 30}, {"global_pool": ""}, {"channels": (8, 8)}]
-)
+@pytest.mark.parametrize("arguments", [{"kernel_sizes": (31, 31)}, {"kernel_sizes": 30}, {"channels": (8, 8)}])
 def test_impossible_arguments_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"needs one value|odd|pooling"):
+    with pytest.raises(ValueError, match=r"needs one value|odd"):
         timm.create_model("test_replknet", **arguments)
 
 
