@@ -9,15 +9,14 @@ from functools import partial
 
 import torch
 from timm.layers import LayerNorm, LayerNorm2d, NormMlpClassifierHead, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from lk_downstream.backbones import registry
 from lk_downstream.backbones.blocks import Blocks, checkpointed
-from lk_downstream.backbones.formats import to_model_keys
-from lk_downstream.backbones.head import refuse_output_stride
+from lk_downstream.backbones.timm_model import build, refuse_output_stride
 
 SIZES = {
     "convnext_isotropic_small": {"depth": 18, "dim": 384},
@@ -114,8 +113,8 @@ class ConvNeXtIsotropic(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for ``num_classes`` (0: none), with another pooling if given."""
         self.num_classes = num_classes
-        like = self.stem.weight
-        self.head.reset(num_classes, global_pool, device=like.device, dtype=like.dtype)
+        self.head.reset(num_classes, global_pool)
+        self.head.to(self.stem.weight.device, self.stem.weight.dtype).train(self.training)
 
     def forward_intermediates(
         self,
@@ -155,8 +154,8 @@ class ConvNeXtIsotropic(nn.Module):
         shortened = last + 1 < len(self.blocks)
         del self.blocks[last + 1 :]
         if prune_head or shortened:
-            self.num_classes = 0
-            self.head.reset(0, "", reset_other=True)
+            self.head.norm = nn.Identity()
+            self.reset_classifier(0, "")
         return wanted
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -187,14 +186,9 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict) -> ConvNeXtIsotropic:
-    return build_model_with_cfg(
-        ConvNeXtIsotropic,
-        variant,
-        pretrained,
-        pretrained_filter_fn=to_model_keys,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},  # the last three, as of timm's plain transformers
-        **{**SIZES[variant], **kwargs},
-    )
+    return build(
+        ConvNeXtIsotropic, variant, SIZES[variant], 3, pretrained, kwargs
+    )  # the last three, as of timm's plain transformers
 
 
 @register_model

@@ -1,7 +1,5 @@
 """Multi-scale feature extraction from any timm model with maps at strides 4, 8, 16 and 32."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from timm.layers import LayerNorm2d
@@ -48,6 +46,7 @@ class Backbone(nn.Module):
         self.strides = tuple(STRIDES[level] for level in levels)
         self.mean = mean
         self.std = std
+        self._channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         if isinstance(body, (ConvNeXt, SLaK)):
             for level, width in zip(levels, channels):
                 self.add_module(f"norm{level}", LayerNorm2d(width, eps=1e-6))
@@ -56,9 +55,13 @@ class Backbone(nn.Module):
         """Images (N, 3, H, W), normalised by ``mean`` and ``std`` -> one map per level, finest first."""
         if hasattr(self.body, "forward_intermediates"):
             maps = self.body.forward_intermediates(x, indices=self.indices, stop_early=True, intermediates_only=True)
+            assert isinstance(maps, list)  # for TorchScript: the method may also return a pair
         else:
             maps = self.body(x)
-            if str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC"):
+            if self._channels_last:
                 maps = [item.permute(0, 3, 1, 2) for item in maps]
-        norms = (getattr(self, f"norm{level}", None) for level in self.levels)
-        return [item if norm is None else norm(item) for norm, item in zip(norms, maps)]
+        normed: list[Tensor] = []
+        for name, norm in self.named_children():
+            if name != "body":
+                normed.append(norm(maps[len(normed)]))
+        return normed if len(normed) > 0 else maps

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -24,8 +24,7 @@ from lk_downstream.backbones.blocks import (
     depthwise_conv,
     fuse_sequence,
 )
-from lk_downstream.backbones.formats import to_model_keys
-from lk_downstream.backbones.head import new_head, refuse_output_stride
+from lk_downstream.backbones.timm_model import build, new_head, refuse_output_stride
 from lk_downstream.ops.fusion import BATCH_NORM, fuse_bn_conv1x1
 
 SIZES = {
@@ -374,14 +373,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict) -> RepLKNet:
-    return build_model_with_cfg(
-        RepLKNet,
-        variant,
-        pretrained,
-        pretrained_filter_fn=to_model_keys,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**SIZES[variant], **kwargs},
-    )
+    return build(RepLKNet, variant, SIZES[variant], (0, 1, 2, 3), pretrained, kwargs)
 
 
 @register_model

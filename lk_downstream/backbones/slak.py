@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lk_downstream.backbones.blocks import Blocks, ReparamLargeKernelConv
-from lk_downstream.backbones.formats import to_model_keys
-from lk_downstream.backbones.head import new_head, refuse_output_stride
+from lk_downstream.backbones.timm_model import build, new_head, refuse_output_stride
 from lk_downstream.ops.fusion import fuse_layer_norm_linear
 
 SIZES = {
@@ -318,14 +317,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict) -> SLaK:
-    return build_model_with_cfg(
-        SLaK,
-        variant,
-        pretrained,
-        pretrained_filter_fn=to_model_keys,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**SIZES[variant], **kwargs},
-    )
+    return build(SLaK, variant, SIZES[variant], (0, 1, 2, 3), pretrained, kwargs)
 
 
 @register_model

@@ -1,11 +1,53 @@
-"""What RepLKNet and SLaK do alike at their ends: a new classifier, and the refusal of a dilated form."""
+"""What the families do alike as models of timm: how they are built, their heads, what they refuse."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from timm.layers import SelectAdaptivePool2d
+from timm.models import build_model_with_cfg
+from timm.models._features import FeatureDictNet
 from torch import nn
 
+from lk_downstream.backbones.formats import to_model_keys
 from lk_downstream.errors import InputError
+
+
+def build(
+    kind: type[nn.Module],
+    variant: str,
+    sizes: Mapping[str, Any],
+    out_indices: int | Sequence[int],
+    pretrained: bool,
+    options: dict[str, Any],
+) -> nn.Module:
+    """The model that ``timm.create_model(variant, pretrained, **options)`` gives.
+
+    Args:
+        kind: class of the model.
+        variant: its name.
+        sizes: arguments of ``kind`` that make the variant; ``options`` come first.
+        out_indices: maps that ``features_only=True`` gives.
+        pretrained: load the weights of timm's configuration.
+        options: the caller's.
+
+    Raises:
+        InputError: features by rebuilding the network, which timm can do for a chain of modules only.
+    """
+    wanted = options.get("feature_cls", "getter")
+    if wanted in ("dict", "list") or (isinstance(wanted, type) and issubclass(wanted, FeatureDictNet)):
+        raise InputError(
+            f"feature_cls={wanted!r} rebuilds a network as a chain of its modules, and {kind.__name__} is none; "
+            "leave it out, or take 'getter', 'hook' or 'fx'"
+        )
+    return build_model_with_cfg(
+        kind,
+        variant,
+        pretrained,
+        pretrained_filter_fn=to_model_keys,
+        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        **{**sizes, **options},
+    )
 
 
 def new_head(model: nn.Module, global_pool: str, num_classes: int, flatten: bool) -> tuple[nn.Module, nn.Module]:
