@@ -16,6 +16,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_loader
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from lk_downstream import refusals
+from lk_downstream import machine, refusals
 from lk_downstream.backbones import files
 from lk_downstream.callbacks import Checkpoints, Curves, RunProgress, RunReport
 from lk_downstream.data import DataModule
@@ -123,6 +124,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and look at the checkpoint before Lightning reads it."""
         super().parse_arguments(parser, args)
+        self.insisted = any(word.split("=")[0] == "--trainer.precision" for word in args)
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():
             files.check_run(checkpoint)
@@ -131,6 +133,7 @@ class CLI(LightningCLI):
         """Give the task the classes of the data, and no weights to load where a checkpoint or others follow."""
         config = self.config[self.subcommand]
         checkpoint = config.get("ckpt_path")
+        self._choose_precision(config.trainer)
         # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
         if checkpoint and not Path(checkpoint).is_file():
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
@@ -155,6 +158,23 @@ class CLI(LightningCLI):
             config.verbose = False  # the report has the figures
         if checkpoint or config.model.init_args.get("weights") or config.get("print_groups"):
             backbone.weights = None
+
+    def _choose_precision(self, trainer: Namespace) -> None:
+        """Take float32 for a precision of the file which this CPU would emulate; say so, also where a user insists."""
+        on_gpu = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
+        on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not on_gpu)
+        wanted = trainer.precision
+        lacking = machine.slow_type(wanted) if on_cpu else None
+        if not lacking:
+            return
+        note = f"this CPU has no {lacking} arithmetic, which is emulated some ten times slower than float32"
+        if self.insisted:
+            note += ": leave out --trainer.precision"
+        else:
+            trainer.precision = "32-true"
+            note += f": 32-true is used in place of {wanted} (--trainer.precision {wanted} insists)"
+        if not rank_zero_only.rank:
+            Console(soft_wrap=True).print(note, markup=False, highlight=False)
 
     def after_instantiate_classes(self) -> None:
         """Give the task its recipe, which it saves in its checkpoints; or print its parameter groups and stop."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lk_downstream.callbacks.report import write_json
+from lk_downstream.machine import shown_path
 
 
 class ClassificationFiles(L.Callback):
@@ -67,4 +67,4 @@ class ClassificationFiles(L.Callback):
             for row in self.rows[: self.shown]:
                 console.print(f"{row['name']}: {row['classes'][0]} {row['scores'][0]:.2f}", markup=False)
             for name, path in (("table", table), ("list", listing)):
-                console.print(f"{name:<12} {os.path.relpath(path)}", markup=False)
+                console.print(f"{name:<12} {shown_path(path)}", markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from lk_downstream.callbacks.pictures import Pictures, write_picture
 from lk_downstream.callbacks.report import write_json
+from lk_downstream.machine import shown_path
 from lk_downstream.metrics import encode_masks
 
 
@@ -102,7 +102,7 @@ class DetectionFiles(L.Callback):
         others = " by this process" if trainer.world_size > 1 else ""
         console.print(f"{self.written} picture{'s' if self.written > 1 else ''} predicted{others}")
         for kind in ("detections", "pictures"):
-            console.print(f"{kind:<12} {os.path.relpath(self.folder / kind)}")
+            console.print(f"{kind:<12} {shown_path(self.folder / kind)}")
 
 
 def best(found: dict[str, Tensor], score: float, most: int) -> Objects:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lk_downstream.callbacks.pictures import colour_table, overlay, write_picture
+from lk_downstream.machine import shown_path
 
 
 class SegmentationFiles(L.Callback):
@@ -62,7 +62,7 @@ class SegmentationFiles(L.Callback):
         others = " by this process" if trainer.world_size > 1 else ""
         console.print(f"{self.written} picture{many} predicted{others}")
         for kind in ("labels", "overlays") if self.overlays else ("labels",):
-            console.print(f"{kind:<12} {os.path.relpath(self.folder / kind)}")
+            console.print(f"{kind:<12} {shown_path(self.folder / kind)}")
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name}.png"

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from lk_downstream.machine import device_name, peak_memory, shown_path
 from lk_downstream.ops import LargeKernelConv2d, notice
 
 
@@ -105,18 +102,19 @@ class RunReport(L.Callback):
         """Say how a training that the user has stopped goes on."""
         if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        files = {name: os.path.relpath(path) for name, path in self._files(trainer).items() if path}
+        files = {name: shown_path(path) for name, path in self._files(trainer).items() if path}
         how = ", before its first checkpoint"
         if "last" in files:
             how = f"; to go on: --config {files['config']} --ckpt_path {files['last']}"
         Console(soft_wrap=True).print(f"stopped at step {trainer.global_step}{how}", markup=False)
 
     def _figures(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
+        memory = peak_memory(trainer.strategy.root_device)
         return {
             "best": self.best,
             "last": self.last,
             "seconds": round(time.perf_counter() - self.start, 1),
-            "peak_memory_gib": round(peak_memory(trainer.strategy.root_device), 2),
+            "peak_memory_gib": memory and round(memory, 2),
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
             **{section.name: section.figures for section in _sections(trainer, task)},
@@ -141,12 +139,12 @@ class RunReport(L.Callback):
         for section in _sections(trainer, task):
             console.print(*section.shown, sep="\n")
         figures = self._figures(trainer, task)
-        console.print(
-            f"{_duration(figures['seconds'])}, peak memory {figures['peak_memory_gib']:.1f} GiB on {figures['device']}"
-        )
+        peak = figures["peak_memory_gib"]
+        memory = "" if peak is None else f", peak memory {peak:.1f} GiB"
+        console.print(f"{_duration(figures['seconds'])}{memory} on {figures['device']}")
         for name, path in self._files(trainer).items():
             if path and Path(path).exists():
-                console.print(f"{name:<12} {os.path.relpath(path)}", markup=False)
+                console.print(f"{name:<12} {shown_path(path)}", markup=False)
 
     def _files(self, trainer: L.Trainer) -> dict[str, str | None]:
         folder = Path(self.folder or ".")
@@ -210,21 +208,6 @@ def write_json(path: Path, content: Any) -> None:
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
     part.replace(path)
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory held so far in GiB: allocated on the GPU, or resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the GPU, or the number of CPU threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
 
 
 def _show(fraction: float) -> str:

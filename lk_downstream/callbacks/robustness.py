@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from lk_downstream.callbacks.report import write_json
 from lk_downstream.data.robustness import BENCHMARKS, Part, Trees
+from lk_downstream.machine import shown_path
 from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
 
 RESTRICTED = ("imagenet_a", "imagenet_r")  # whose authors compare the logits of their classes alone
@@ -63,7 +63,7 @@ class RobustnessReport(L.Callback):
             write_json(path, self.results)
             console = Console(soft_wrap=True)
             console.print(robustness_table(self.results))
-            console.print(f"\nfigures      {os.path.relpath(path)}", markup=False)
+            console.print(f"\nfigures      {shown_path(path)}", markup=False)
 
 
 def summarize(trees: Trees, hits: list[int], pictures: list[int]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lk_downstream import machine
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.samplers import DrawSampler, EvaluationSampler, TrainingSampler
@@ -251,9 +252,8 @@ class DataModule(L.LightningDataModule):
         }
 
     def _default_workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         local = self.trainer.num_devices if self.trainer else 1
-        return max(1, min(8, cores // local - 1))
+        return max(1, min(8, machine.cores() // local - 1))
 
     @property
     def _rank(self) -> int:
