@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import shutil
 import sys
 import warnings
@@ -15,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -27,9 +25,11 @@ from rich.console import Console
 from lk_downstream import machine, refusals
 from lk_downstream.backbones import files
 from lk_downstream.callbacks import Checkpoints, Curves, RunProgress, RunReport
+from lk_downstream.class_help import DESCRIPTION, Parser, completed
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError
 from lk_downstream.optim import groups_table
+from lk_downstream.quiet import quieten
 from lk_downstream.tasks import Task
 from lk_downstream.tasks.robustness import Trainer
 
@@ -39,16 +39,6 @@ TRAINER_DEFAULTS = {
     "enable_progress_bar": False,  # replaced by RunProgress
     "enable_model_summary": False,  # and by RunReport's opening line
 }
-USAGE = "python tools/{fit,evaluate,predict,robustness}.py --config FILE [--OPTION VALUE ...]"
-DESCRIPTION = """
-Every setting of the file is an option: --model.backbone.name slak_tiny, --data.batch_size 8, --trainer.devices 2.
-
-  --print_config                 all settings, as they would be used
-  --model.help Segmentation      the settings of a class: of a task,
-  --data.help SegmentationData   of a data module, and so on
-  --ckpt_path FILE               go on with a stopped run, or evaluate its checkpoint
-  --model.weights FILE           start from, or evaluate, published weights of a whole model
-"""
 FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction", "robustness": "robustness"}
 MODE = "yaml_with_none"
 
@@ -61,17 +51,6 @@ def _load(text: str) -> Any:
 set_loader(MODE, _load, (yaml.YAMLError,))
 
 
-class Help(DefaultHelpFormatter):
-    """jsonargparse's help, with the lines of the description kept, and without lists of every module of PyTorch."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        text, _, known = super()._expand_help(action).partition(", known subclasses: ")
-        return f"{text}, known subclasses: {known}" if 0 < known.count(",") < 20 else text
-
-
 class SavedConfig(SaveConfigCallback):
     """The run's ``config.yaml``, without the names of the classes, which come from the data each time."""
 
@@ -82,7 +61,8 @@ class SavedConfig(SaveConfigCallback):
 class CLI(LightningCLI):
     """``fit``, ``validate`` and ``predict`` of any task on any data module, and ``robustness`` of a classifier."""
 
-    def __init__(self, args: Sequence[str]):
+    def __init__(self, subcommand: str, args: Sequence[str]):
+        self.wanted = subcommand
         self.made: list[Path] = []  # the run's folder and those above it, as far as they were made here
         try:
             super().__init__(
@@ -96,34 +76,28 @@ class CLI(LightningCLI):
                 save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_trainer
                 seed_everything_default=0,
                 load_from_checkpoint_support=False,  # a checkpoint's settings would overrule the command line's
-                parser_kwargs={"exit_on_error": False, "formatter_class": Help, "parser_mode": MODE},
-                args=list(args),
+                parser_class=Parser,
+                parser_kwargs={"exit_on_error": False, "parser_mode": MODE},
+                args=[subcommand, *args],
             )
         except BaseException:
             self._leave_no_trace()
             raise
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The subcommands, with the arguments of the Trainer's methods that are no options."""
-        own = {"model", "dataloaders", "datamodule"}
-        return {
-            "fit": {"train_dataloaders", "val_dataloaders", *own},
-            "validate": own,
-            "predict": own,
-            "robustness": own,
-        }
+    def subcommands(self) -> dict[str, set[str]]:
+        """The subcommand, the only one whose options are made, and arguments of the Trainer's method that are none."""
+        return {self.wanted: {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the checkpoints, and our defaults."""
-        parser.usage, parser.description = USAGE, DESCRIPTION
+        parser.description = DESCRIPTION
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--print_groups", action="store_true", help="print the optimizer's groups and stop")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and look at the checkpoint before Lightning reads it."""
-        super().parse_arguments(parser, args)
+        super().parse_arguments(parser, completed(parser, args))
         self.insisted = any(word.split("=")[0] == "--trainer.precision" for word in args)
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():
@@ -137,17 +111,15 @@ class CLI(LightningCLI):
         # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
         if checkpoint and not Path(checkpoint).is_file():
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
-        if not config.get("data") or not config.get("model"):
-            return
         # Not jsonargparse's link_arguments, which fails where a class_path is a function (create_backbone).
         parser = ArgumentParser()
         parser.add_subclass_arguments(DataModule, "data")
-        module = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
-        config.model.init_args.classes = tuple(module.classes)
+        self.datamodule = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
+        config.model.init_args.classes = tuple(self.datamodule.classes)
         backbone = config.model.init_args.backbone.init_args
         trained = checkpoint or config.model.init_args.get("weights")
         if "num_classes" in backbone:  # a classifier, whose weights are all that there are
-            backbone.num_classes = len(module.classes)
+            backbone.num_classes = len(self.datamodule.classes)
             trained = trained or backbone.get("weights")
         if self.subcommand != "fit" and not trained:
             what = FOLDERS[self.subcommand]
@@ -175,6 +147,14 @@ class CLI(LightningCLI):
             note += f": 32-true is used in place of {wanted} (--trainer.precision {wanted} insists)"
         if not rank_zero_only.rank:
             Console(soft_wrap=True).print(note, markup=False, highlight=False)
+
+    def instantiate_classes(self) -> None:
+        """Make the task and the trainer. The data module is there already, and to read its classes may take long."""
+        config = self.config.clone()
+        config[self.subcommand].data = None
+        self.config_init = self.parser.instantiate_classes(config)
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def after_instantiate_classes(self) -> None:
         """Give the task its recipe, which it saves in its checkpoints; or print its parameter groups and stop."""
@@ -283,27 +263,9 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which convolutions have by default
     try:
-        refusals.check_configs(args)
-        return CLI([subcommand, *args])
+        return CLI(subcommand, args)
     except Exception as error:
         said = refusals.sentence(error)
         if said is None:
             raise
         raise SystemExit(f"error: {said}") from None
-
-
-def quieten() -> None:
-    """Silence what Lightning says at each start and what is not for the user to mend."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    for message in (
-        ".*LightningCLI's args parameter.*",
-        ".*does not have many workers.*",
-        ".*LeafSpec.*is deprecated.*",
-        ".*is smaller than the logging interval.*",
-        ".*exists and is not empty.*",  # the run's folder, which the config is saved to first
-        ".*the output would more aligned if.*",  # the published Cityscapes models are used at such sizes
-        ".*dirpath has changed.*",  # a resumed run has a folder of its own
-        ".*resuming from a checkpoint that ended before the epoch ended.*",  # steps count here, not epochs
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import errno
 import inspect
-from collections.abc import Sequence
-from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lk_downstream import data, heads, trust
+from lk_downstream import data, heads
 from lk_downstream.callbacks import Checkpoints
 from lk_downstream.data import DataModule
-from lk_downstream.errors import InputError, explain, near_names
 from lk_downstream.inference import Inference
+from lk_downstream.parser_errors import explain
 from lk_downstream.tasks import Task
 from lk_downstream.tasks.robustness import Trainer
 
@@ -45,35 +43,6 @@ def _outside(error: Exception) -> str | None:
         return "batch norm needs more than one picture in a batch of a device: raise data.batch_size"
     # Lightning's word for settings that do not go together
     return one_line(error) if isinstance(error, MisconfigurationException) else None
-
-
-def check_configs(args: Sequence[str]) -> None:
-    """Refuse a file of settings that cannot be read, by its name.
-
-    Args:
-        args: Words of the command line.
-
-    Raises:
-        InputError: It is not there, no YAML, or empty.
-    """
-    for word, following in zip(args, [*args[1:], ""]):
-        option, _, value = word.partition("=")
-        if option != "--config":
-            continue
-        path = Path(value or following)
-        if path.is_dir():
-            raise InputError(f"--config: {path} is a folder; name a file in it")
-        if not path.is_file():
-            hint = near_names(path.name, [file.name for file in path.absolute().parent.glob("*.y*ml")])
-            raise InputError(f"--config: there is no file {path}{hint}")
-        try:
-            content = trust.read_yaml(path)
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"--config: {path} is no valid YAML: {one_line(error)}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"--config: {path} holds no settings, such as `trainer: {{max_steps: 100}}`")
 
 
 def one_line(error: Exception) -> str:

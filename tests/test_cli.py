@@ -121,7 +121,7 @@ def test_another_head_bf16_and_no_auxiliary_head(folder):
 
 
 def test_the_failure_of_another_process(monkeypatch):
-    def broken(args):
+    def broken(*args):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:24238")
 
     monkeypatch.setattr("lk_downstream.cli.CLI", broken)
@@ -164,16 +164,12 @@ def test_what_a_user_keeps_in_a_folder_survives_a_run_that_cannot_start(folder, 
     assert (tmp_path / "kept" / "notes.txt").exists()
 
 
-def test_config_and_help_are_printed(capsys):
+def test_the_config_is_printed(capsys):
     with pytest.raises(SystemExit) as stop:
         main("fit", [*SMALL, "--model.backbone.name", "slak_tiny", "--print_config"])
     assert not stop.value.code
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["init_args"]["backbone"]["init_args"]["name"] == "slak_tiny"
-    with pytest.raises(SystemExit) as stop:
-        main("fit", ["--model.help", "Segmentation"])
-    assert not stop.value.code
-    assert "Weight of the auxiliary loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -190,7 +186,6 @@ def test_config_and_help_are_printed(capsys):
         (["--model.weights", "nothing.pth"], "nothing.pth"),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
         (["--ckpt_path", "last"], "there is no file last"),  # and not a run from the start
-        (["--config", "upernet.yaml"], "there is no file upernet.yaml"),
         (["--model.optimizer", "AdamWW"], "did you mean 'AdamW'"),
         (["--model.inference", "Slid"], "did you mean 'Slide'"),
         (["--model.head", "UperHead"], "did you mean 'lk_downstream.heads.UPerHead'"),
@@ -230,19 +225,6 @@ def test_the_tool_exits_without_a_stack_trace(folder):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("a: [1,\n  b: :", "is no valid YAML"), ("", "holds no settings"), (None, "did you mean 'right.yaml'")],
-)
-def test_a_file_of_settings_that_cannot_be_read(tmp_path, capsys, text, words):
-    (tmp_path / "right.yaml").touch()
-    if text is not None:
-        (tmp_path / "rigt.yaml").write_text(text)
-    found = sentence(capsys, "fit", ["--config", str(tmp_path / "rigt.yaml")])
-    assert words in found
-    assert "rigt.yaml" in found
 
 
 def test_two_runs_that_start_together_have_a_folder_each(tmp_path, monkeypatch):

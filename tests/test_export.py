@@ -1,14 +1,13 @@
 """Export of merged networks: what is written is run at sizes and batches that the trace has not seen."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from lk_downstream import InputError, create_backbone, export
+from lk_downstream import InputError, commands, create_backbone, export
 from lk_downstream.detectors import FCOS, FasterRCNN, FCOSSettings, FPNSettings, RetinaNet, RetinaSettings, Selection
 from lk_downstream.heads import UPerHead
 from lk_downstream.heads.layers import AdaptiveMean
@@ -185,19 +184,16 @@ def test_a_missing_package_is_said_in_a_sentence(tmp_path, monkeypatch):
         export.export(classifier(), tmp_path / "net")
 
 
-def test_the_tool(tmp_path, capsys):
-    path = Path(__file__).parents[1] / "tools" / "export.py"
-    spec = importlib.util.spec_from_file_location("export_tool", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_the_command(tmp_path, capsys):
     torch.save(timm.create_model("test_slak", num_classes=5).state_dict(), tmp_path / "weights.pth")
-    weights = {"weights": str(tmp_path / "weights.pth"), "num_classes": 5}
-    assert tool.main(str(tmp_path / "net"), model="test_slak", **weights, formats=["pt2"]) == 0
+    output = ["--output", str(tmp_path / "net")]
+    weights = ["--weights", str(tmp_path / "weights.pth"), "--num_classes", "5", "--formats", "[pt2]"]
+    assert commands.run("export", [*output, "--model", "test_slak", *weights]) == 0
     assert "net.pt2: run and compared" in capsys.readouterr().out
     assert torch.export.load(tmp_path / "net.pt2").module()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (
         1,
         5,
     )
-    for options, words in (({"model": "slak_tny"}, "did you mean 'slak_tiny'"), ({}, "either a checkpoint or a model")):
-        assert tool.main(str(tmp_path / "net"), **options) == 1
+    for options, words in ((["--model", "slak_tny"], "'slak_tiny'"), ([], "either a checkpoint or a model")):
+        assert commands.run("export", [*output, *options]) == 1
         assert words in capsys.readouterr().err

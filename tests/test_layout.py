@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lk_downstream"
 
 # In this order: a package imports only what stands above it. `errors` is everyone's.
 ORDER = ["ops", "backbones", "heads", "detectors", "data", "metrics", "inference", "optim", "callbacks", "tasks"]
-ORDER += ["integrations", "export", "cli"]  # integrations: the backbones in other people's pipelines
+ORDER += ["analysis", "integrations", "export", "cli", "commands"]  # integrations: for other people's pipelines
 FORBIDDEN = [("data", "backbones"), ("backbones", "data"), ("data", "heads"), ("data", "detectors")]
 OPENMMLAB, ITS_USERS = ("mmseg", "mmcv", "mmengine", "mmdet"), ("heads", "integrations")
 LOGGERS = "lightning.pytorch.loggers"
@@ -77,6 +77,14 @@ def test_the_names_in_the_readmes_python_are_there():
                 assert all(hasattr(module, alias.name) for alias in node.names), node.module
             elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "lk_downstream":
                 assert hasattr(importlib.import_module("lk_downstream"), node.attr), node.attr
+
+
+def test_every_package_is_installed():
+    """By a list, since the configs are installed into the package but lie beside it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = ast.literal_eval(re.search(r"^packages = (\[.*?\])", text, re.DOTALL | re.MULTILINE)[1])
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in modules() if path.name == "__init__.py"}
+    assert sorted(listed) == sorted(folders | {"lk_downstream.configs"})
 
 
 def test_tasks_stay_small():

@@ -5,93 +5,9 @@ python tools/benchmark.py networks --models replknet_31b slak_tiny --batch 1
 python tools/benchmark.py layers --device cuda --dtype bfloat16
 """
 
-from __future__ import annotations
+import sys
 
-import argparse
-from pathlib import Path
-
-import timm
-import torch
-
-import lk_downstream
-from lk_downstream import ops
-from lk_downstream.backbones.authors import authors_form
-from lk_downstream.ops import benchmark
-
-BACKBONES = ("replknet_31b", "replknet_31l", "replknet_xl", "slak_tiny", "slak_small", "slak_base", "convnext_tiny")
-
-
-def parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "what", choices=("layers", "networks"), help="Table 1 of the RepLKNet paper, or whole backbones"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=benchmark.DTYPES, default="float32")
-    parser.add_argument("--threads", type=int, help="threads on the CPU (default: PyTorch's)")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each side, of which the median counts")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", help="sides of maps (layers: 16 32 64) or images (networks: 224)"
-    )
-    parser.add_argument("--channels", type=int, default=384)
-    parser.add_argument("--kernels", type=int, nargs="+", default=[3, 5, 7, 9, 13, 17, 21, 27, 29, 31])
-    parser.add_argument("--depth", type=int, default=24, help="layers in the stack")
-    parser.add_argument("--forward-only", action="store_true", help="layers: leave the gradients out")
-    parser.add_argument("--skip-contiguous", action="store_true", help="layers: leave PyTorch's contiguous layout out")
-    parser.add_argument(
-        "--models", nargs="+", default=list(BACKBONES), metavar="NAME", help="networks of timm's registry"
-    )
-    parser.add_argument(
-        "--modes", nargs="+", default=["inference", "merged", "training"], help="of networks; also: deep"
-    )
-    parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder of the CSV file and the plot")
-    parser.add_argument("--report", action="store_true", help="also print which backend was chosen for each shape")
-    return parser.parse_args(args)
-
-
-def main(args: list[str] | None = None) -> None:
-    options = parse(args)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    common = {
-        "batch": options.batch,
-        "device": device,
-        "dtype": benchmark.DTYPES[options.dtype],
-        "rounds": options.rounds,
-    }
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    title = f"{options.what}, {options.dtype}, {name}, PyTorch {torch.__version__}"
-    print(ops.notice(device))
-    if options.what == "layers":
-        rows = benchmark.layers(
-            channels=options.channels,
-            sizes=options.sizes or (16, 32, 64),
-            kernels=options.kernels,
-            depth=options.depth,
-            backward=not options.forward_only,
-            contiguous=not options.skip_contiguous,
-            **common,
-        )
-    else:
-        rows = benchmark.networks(
-            timm.create_model,
-            lambda model, deep: lk_downstream.reparameterize(model, deep=deep),
-            authors_form,
-            options.models,
-            sizes=options.sizes or (224,),
-            modes=options.modes,
-            **common,
-        )
-    rows = benchmark.show(rows, title)
-    stem = f"{options.what}_{device.type}_{options.dtype}"
-    benchmark.save_csv(rows, options.output / f"{stem}.csv")
-    benchmark.save_plot(rows, options.output / f"{stem}.png", title)
-    print(f"written: {options.output / stem}.csv and .png")
-    if options.report:
-        print(ops.report())
-
+from lk_downstream.commands import run
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("benchmark"))

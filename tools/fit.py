@@ -1,10 +1,8 @@
-"""Train and evaluate: ``python tools/fit.py --config configs/demo_segmentation.yaml [overrides]``."""
+"""Train and validate: ``python tools/fit.py --config configs/demo_segmentation.yaml [overrides]``."""
 
-import os
+import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch: its threads do not spin where cores are shared
-
-from lk_downstream.cli import main
+from lk_downstream.commands import run
 
 if __name__ == "__main__":
-    main("fit")
+    sys.exit(run("fit"))

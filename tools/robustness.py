@@ -5,11 +5,9 @@ python tools/robustness.py --config CONFIG --model.weights in1k_ema --imagenet_a
 python tools/robustness.py --config CONFIG --ckpt_path CHECKPOINT --imagenet_c data/imagenet-c
 """
 
-import os
+import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch: its threads do not spin where cores are shared
-
-from lk_downstream.cli import main
+from lk_downstream.commands import run
 
 if __name__ == "__main__":
-    main("robustness")
+    sys.exit(run("robustness"))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as rle
 from torch import Tensor
 
 from lk_downstream import trust
@@ -142,6 +141,8 @@ def decode_outline(outline: Any, height: int, width: int) -> np.ndarray:
     """
     parsed = parse_outline(outline, height, width)
     if isinstance(parsed, list):
+        from pycocotools import mask as rle
+
         return rle.decode(rle.merge(rle.frPyObjects(parsed, height, width)))
     # Written out here: the library's decoder trusts its input and leaves memory unset.
     return np.repeat(np.arange(len(parsed)) % 2, parsed).astype(np.uint8).reshape(width, height).T

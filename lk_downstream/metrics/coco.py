@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
-from pycocotools import mask as rle
 from torch import Tensor
 
 from lk_downstream.errors import InputError
@@ -33,6 +32,8 @@ class Scores(NamedTuple):
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     """Run-length codes ``{"size": [H, W], "counts": str}`` of masks (K, H, W), bool or of 0 and 1."""
+    from pycocotools import mask as rle
+
     # COCO counts column by column; transposed on the masks' own device, the copy is already in that order.
     columns = masks.byte().transpose(1, 2).contiguous().cpu().numpy().transpose(2, 1, 0)
     return [{"size": code["size"], "counts": code["counts"].decode()} for code in rle.encode(columns)]

@@ -8,11 +8,12 @@ done for many pictures at a time, each step taking the next detection of all of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as rle
-from pycocotools.cocoeval import Params
+
+if TYPE_CHECKING:
+    from pycocotools.cocoeval import Params
 
 _CHUNK = 2**22  # elements of the largest array while matching
 Shapes = np.ndarray | list[dict[str, Any]]  # boxes (K, 4) x, y, w, h, or run lengths
@@ -43,6 +44,8 @@ def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> 
         kind: ``"bbox"`` or ``"segm"``.
         image_ids: Pictures that count.
     """
+    from pycocotools.cocoeval import Params
+
     parameters = Params(kind)
     areas, limits = np.array(parameters.areaRng), np.minimum(parameters.iouThrs, 1 - 1e-10)
     image_ids, categories = sorted(set(image_ids)), sorted(coco.cats)
@@ -111,6 +114,8 @@ def _overlapping(
     pair: np.ndarray, shapes: Shapes, first_truth: np.ndarray, truths: list[Any], crowd: np.ndarray, least: float
 ) -> Iterator[_Task]:
     """The pairs of class and picture that have something to match."""
+    from pycocotools import mask as rle
+
     present, starts = np.unique(pair, return_index=True)
     ends = np.append(starts[1:], len(pair))
     for number, start, end in zip(present.tolist(), starts.tolist(), ends.tolist()):
@@ -227,6 +232,8 @@ def _accumulate(
 
 def _areas(codes: list[dict[str, Any]]) -> np.ndarray:
     """Areas of run lengths, float64."""
+    from pycocotools import mask as rle
+
     # In parts: pycocotools counts them in a byte.
     parts = [rle.area(codes[start : start + 255]) for start in range(0, len(codes), 255)]
     return np.concatenate([np.empty(0), *parts])

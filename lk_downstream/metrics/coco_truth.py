@@ -8,10 +8,6 @@ import io
 from pathlib import Path
 from typing import Any, Literal
 
-from pycocotools import mask as rle
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-
 from lk_downstream.data.coco_file import annotation_ids, check_content, is_crowd, load_content
 from lk_downstream.data.coco_index import parse_outline
 from lk_downstream.errors import InputError
@@ -54,6 +50,8 @@ def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "ve
 
 def _area(coco: Any, annotation: dict[str, Any]) -> float:
     """The area of an object's mask, or of its box if it has none that can be drawn."""
+    from pycocotools import mask as rle
+
     image = coco.imgs[annotation["image_id"]]
     try:
         parse_outline(annotation.get("segmentation"), image["height"], image["width"])
@@ -78,6 +76,9 @@ def check_outlines(coco: Any, name: str | Path) -> None:
 def library(name: str) -> tuple[type, type]:
     """The classes of the annotations and of the evaluation."""
     if name in ("pycocotools", "vectorized"):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
         return COCO, COCOeval
     try:
         module = importlib.import_module("faster_coco_eval")

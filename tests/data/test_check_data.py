@@ -1,16 +1,12 @@
-import importlib.util
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from lk_downstream.commands import run
+from lk_downstream.commands.check_data import check
 from lk_downstream.data import ADE20K, SegmentationFolder, Synthetic
 from lk_downstream.data.check import check_dataset
 from lk_downstream.errors import InputError
-
-TOOL = Path(__file__).parents[2] / "tools" / "check_data.py"
 
 
 def test_report(tmp_path):
@@ -38,15 +34,12 @@ def test_problems_are_collected(tmp_path):
     assert "    5  OUTSIDE THE CLASSES" in str(report)
 
 
-def test_tool(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("check_data", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_command(tmp_path, capsys):
     root = str(tmp_path / "ade")
     ADE20K("val", root).write_synthetic(Synthetic(train=1, val=3, size=(40, 48)))
-    assert tool.check(lambda split: ADE20K(split, root), "val") == 0
+    assert check(lambda split: ADE20K(split, root), "val") == 0
     assert "ADE20K validation: 3 pictures" in capsys.readouterr().out
-    assert tool.check(lambda split: SegmentationFolder(split, root, classes=["x"]), "validation") == 1
+    assert check(lambda split: SegmentationFolder(split, root, classes=["x"]), "validation") == 1
     assert "problem: " in capsys.readouterr().out
 
 
@@ -59,11 +52,8 @@ def test_tool(tmp_path, capsys):
         ("", "required: dataset"),
     ],
 )
-def test_a_mistake_gets_a_sentence(args, words, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", [str(TOOL), *args.split()])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(TOOL), run_name="__main__")
-    assert stop.value.code == 1
+def test_a_mistake_gets_a_sentence(args, words, capsys):
+    assert run("check-data", args.split()) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
     assert words in printed

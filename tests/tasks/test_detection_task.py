@@ -5,7 +5,6 @@ import inspect
 import io
 import json
 import math
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from lk_downstream import create_backbone, load_weights, machine
 from lk_downstream import detectors as d
 from lk_downstream.cli import main
+from lk_downstream.commands import run
 from lk_downstream.data import Coco, Synthetic
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco import FIGURES
@@ -316,7 +316,7 @@ def test_a_checkpoint_of_other_classes_is_refused_by_its_classes():
         tiny(d.FCOS).on_load_checkpoint(checkpoint)
 
 
-def test_existing_results_are_scored(root, tmp_path, monkeypatch, capsys):
+def test_existing_results_are_scored(root, tmp_path, capsys):
     annotations = root / "annotations/instances_val2017.json"
     truth = json.loads(annotations.read_text())
     rows = [
@@ -326,16 +326,12 @@ def test_existing_results_are_scored(root, tmp_path, monkeypatch, capsys):
     results = tmp_path / "results.bbox.json"
     results.write_text(json.dumps(rows))
 
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which the script sets
+    def scored(file):
+        return run("evaluate", ["--results", str(file), "--annotations", str(annotations)])
 
-    def run(file):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--results", str(file), "--annotations", str(annotations)])
-        runpy.run_path(str(ROOT / "tools/evaluate.py"), run_name="__main__")
-
-    run(results)
+    assert scored(results) == 0
     printed = capsys.readouterr().out
     assert "all" in printed
     assert "100.00" in printed
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path / "absent.json")
-    assert stop.value.code == f"error: {tmp_path / 'absent.json'}: cannot be read (No such file or directory)"
+    assert scored(tmp_path / "absent.json") == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'absent.json'}: cannot be read (No such file or directory)\n"

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of the published models."""
 
-import runpy
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lk_downstream import InputError
-from lk_downstream.tasks import published
-from lk_downstream.tasks.profiling import build, costs, total
+from lk_downstream.analysis import published
+from lk_downstream.analysis.costs import build, costs, total
+from lk_downstream.commands import run
 
 TOOL = Path(__file__).parents[2] / "tools" / "profile.py"
 
@@ -153,8 +154,8 @@ def test_rows_are_those_of_the_tables():
     assert len(models) == 11
 
 
-def test_the_tool_on_one_model(capsys):
-    main = runpy.run_path(str(TOOL))["main"]
+def test_the_command_on_one_model(capsys):
+    main = functools.partial(run, "profile")
     assert main(["--model", "slak_tiny", "--upernet", "--size", "512", "2048", "--density", ".6"]) == 0
     printed = capsys.readouterr().out
     assert printed.split()[:4] == ["slak_tiny,", "2048", "x", "512"]

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from rich.table import Table
 from torch import nn
 
-from lk_downstream.tasks import profiling
-from lk_downstream.tasks.profiling import Cost
+from lk_downstream.analysis import costs
+from lk_downstream.analysis.costs import Cost
 
 DENSITY = 0.6
 
@@ -120,9 +120,9 @@ def compare(row: Published) -> Compared:
     family = row.model.split("_")[0]
     density = DENSITY if family == "slak" else 1.0
     model = _model(row.model, row.classes, family == "replknet", row.arguments)
-    parts = profiling.costs(model, row.size, density)
-    without = profiling.total(parts, auxiliary=False)
-    parameters = without.parameters if family == "replknet" else profiling.total(parts).parameters
+    parts = costs.costs(model, row.size, density)
+    without = costs.total(parts, auxiliary=False)
+    parameters = without.parameters if family == "replknet" else costs.total(parts).parameters
     macs = without.macs
     if family == "slak" and row.classes:
         parameters += (1 - density) * without.kernels
@@ -132,7 +132,7 @@ def compare(row: Published) -> Compared:
 
 @cache
 def _model(name: str, classes: int | None, merged: bool, arguments: tuple[tuple[str, object], ...]) -> nn.Module:
-    return profiling.build(name, classes, merged, **dict(arguments))
+    return costs.build(name, classes, merged, **dict(arguments))
 
 
 def published_table(rows: Iterable[Published] = ROWS) -> Table:
@@ -168,7 +168,7 @@ def cost_table(name: str, size: tuple[int, int], parts: dict[str, Cost]) -> Tabl
     large = any(cost.kernels for cost in parts.values())
     for header in ("parameters", "MACs", *(["large kernels, zeros too"] if large else [])):
         table.add_column(header, justify="right")
-    for part, cost in [*(parts.items() if len(parts) > 1 else ()), ("total", profiling.total(parts))]:
+    for part, cost in [*(parts.items() if len(parts) > 1 else ()), ("total", costs.total(parts))]:
         kernels = [f"{cost.kernels / 1e6:.2f} M, {cost.kernel_macs / 1e9:.2f} G"] if cost.kernels else []
         table.add_row(part, f"{cost.parameters / 1e6:.2f} M", f"{cost.macs / 1e9:.2f} G", *kernels)
     return table

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from lk_downstream.ops.large_kernel import depthwise_conv2d
 from lk_downstream.ops.module import LargeKernelConv2d, accelerate
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTHORS = "authors, contiguous"  # networks as their authors have them, see `networks`
 CONTIGUOUS = "plain, contiguous"  # what that comes to for a single layer

@@ -2,56 +2,46 @@
 
 import csv
 import functools
-import importlib.util
 import itertools
 import math
 import time
-from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
-from lk_downstream.ops import LargeKernelConv2d, benchmark
+from lk_downstream.analysis import latency
+from lk_downstream.commands import run
+from lk_downstream.ops import LargeKernelConv2d
 
 SIDES = ["ours, contiguous", "ours, channels_last", "plain, contiguous", "plain, channels_last"]
 
 
-@pytest.fixture
-def tool():
-    path = Path(__file__).parents[2] / "tools" / "benchmark.py"
-    spec = importlib.util.spec_from_file_location("benchmark_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_ratios_are_those_of_medians():
     measured = {name: ([value, value, 9.0], math.nan) for name, value in zip(SIDES, (1.0, 2.0, 4.0, 3.0))}
-    rows = benchmark.rows_of("case", "forward", measured, images=6)
+    rows = latency.rows_of("case", "forward", measured, images=6)
     assert [row.times_authors for row in rows] == [4, 2, 1, 4 / 3]
     assert [row.times_best for row in rows] == [3, 1.5, 0.75, 1]
     assert [row.images for row in rows] == [6, 3, 1.5, 2]
     assert {row.slowest for row in rows} == {9}
 
 
-def test_layers_are_written_as_table_csv_and_plot(tool, tmp_path, capsys):
+def test_layers_are_written_as_table_csv_and_plot(tmp_path, capsys):
     options = "layers --device cpu --batch 1 --channels 4 --sizes 8 --kernels 3 5 --depth 2 --rounds 1 --report"
-    tool.main([*options.split(), "--output", str(tmp_path)])
+    assert run("benchmark", [*options.split(), "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "2 x 5x5, (1, 4, 8, 8)" in printed
     assert "forward 5x5" in printed
     with (tmp_path / "layers_cpu_float32.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["side"] for row in rows] == [*SIDES, benchmark.FFT] * 4
+    assert [row["side"] for row in rows] == [*SIDES, latency.FFT] * 4
     assert all(float(row["seconds"]) > 0 for row in rows)
     assert (tmp_path / "layers_cpu_float32.png").stat().st_size > 1000
 
 
 def test_a_side_can_be_left_out():
     options = {"batch": 1, "channels": 4, "sizes": [8], "kernels": [5], "depth": 1, "rounds": 1}
-    (rows,) = benchmark.layers(**options, backward=False, contiguous=False)
-    assert [row.side for row in rows] == [SIDES[0], SIDES[1], SIDES[3], benchmark.FFT]
+    (rows,) = latency.layers(**options, backward=False, contiguous=False)
+    assert [row.side for row in rows] == [SIDES[0], SIDES[1], SIDES[3], latency.FFT]
 
 
 def test_networks_run_in_every_mode_on_every_side():
@@ -73,9 +63,9 @@ def test_networks_run_in_every_mode_on_every_side():
         return model
 
     modes = ["inference", "merged", "deep", "training"]
-    groups = list(benchmark.networks(build, merge, lambda model: model, ["a"], [8], 2, modes, rounds=1))
+    groups = list(latency.networks(build, merge, lambda model: model, ["a"], [8], 2, modes, rounds=1))
     assert [group[0].mode for group in groups] == modes
-    assert [row.side for row in groups[0]] == [*SIDES, benchmark.AUTHORS]
+    assert [row.side for row in groups[0]] == [*SIDES, latency.AUTHORS]
     assert groups[0][-1].times_authors == 1
     assert merged == [False, True]
     sides = [("auto", False), ("auto", True), ("plain", False), ("plain", True), ("plain", False)]
@@ -84,7 +74,7 @@ def test_networks_run_in_every_mode_on_every_side():
 
 
 def test_short_runs_are_repeated(monkeypatch):
-    monkeypatch.setattr(benchmark, "LEAST", 0.3)
+    monkeypatch.setattr(latency, "LEAST", 0.3)
     calls = {"short": 0, "long": 0}
 
     def run(name, seconds):
@@ -92,7 +82,7 @@ def test_short_runs_are_repeated(monkeypatch):
         time.sleep(seconds)
 
     sides = {name: functools.partial(run, name, seconds) for name, seconds in (("short", 0.01), ("long", 0.4))}
-    measured = benchmark.measure(sides, 1, torch.device("cpu"))
+    measured = latency.measure(sides, 1, torch.device("cpu"))
     assert calls["long"] == 3  # twice to warm up
     assert calls["short"] > 4
     assert measured["long"][0][0] >= 0.4

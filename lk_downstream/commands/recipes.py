@@ -1,0 +1,64 @@
+"""fit, evaluate, predict and robustness: what is done by a config. Their help needs neither PyTorch nor Lightning."""
+
+from __future__ import annotations
+
+import gc
+import textwrap
+
+from lk_downstream import config_files
+
+HELP = """usage: lk-downstream {name} --config NAME [--OPTION VALUE ...]
+
+NAME is a file of settings, or one of the configs below. Every setting is an option:
+--model.backbone.name slak_tiny, --data.batch_size 8, --trainer.max_steps 1000, --trainer.devices 2.
+
+  --print_config           all settings, as they would be used; they can be fed back by --config
+  --model.help [CLASS]     the settings of a class, here of a task; without CLASS of the one that is set
+  --data.help [CLASS]      those of a data module, and so on: --data.dataset.help, --model.head.help
+  --trainer.help           the options of the Trainer, of the checkpoints and all others
+{options}
+configs:
+{configs}"""
+CHECKPOINT = "  --ckpt_path FILE         {}\n  --model.weights FILE     {}\n"
+EVALUATED = CHECKPOINT.format("a checkpoint of a run", "or published weights of a whole model")
+
+
+def fit(args: list[str]) -> int:
+    """Train."""
+    options = CHECKPOINT.format("go on with a stopped run", "start from weights of a whole model")
+    return _run("fit", "fit", args, options + "  --print_groups           learning rates and decay, and stop\n")
+
+
+def evaluate(args: list[str]) -> int:
+    """Validate, or score an existing results file."""
+    if any(word.partition("=")[0] == "--results" for word in args):
+        from lk_downstream.commands import score
+
+        return score.main(args)
+    scored = "  --results FILE --annotations FILE    score an existing results file of COCO's format; needs no config\n"
+    return _run("evaluate", "validate", args, EVALUATED + scored)
+
+
+def predict(args: list[str]) -> int:
+    """Predict on images."""
+    return _run("predict", "predict", args, EVALUATED + "  --data.predict PATH      an image or a folder of images\n")
+
+
+def robustness(args: list[str]) -> int:
+    """Evaluate a classifier on other images of ImageNet's classes."""
+    names = "  --imagenet_a FOLDER      likewise --imagenet_r, --imagenet_sketch, --imagenet_c, --imagenet_c_bar\n"
+    return _run("robustness", "robustness", args, EVALUATED + names)
+
+
+def _run(name: str, subcommand: str, args: list[str], options: str) -> int:
+    if "-h" in args or "--help" in args:
+        configs = textwrap.fill(", ".join(config_files.names()), 100, initial_indent="  ", subsequent_indent="  ")
+        print(HELP.format(name=name, options=options, configs=configs))
+        return 0
+    args = config_files.resolve(args)  # before the imports, which take seconds
+    gc.disable()  # a tenth of these seconds, for nothing: what is imported stays
+    from lk_downstream import cli
+
+    gc.enable()
+    cli.main(subcommand, args)
+    return 0
