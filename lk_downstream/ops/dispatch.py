@@ -42,8 +42,6 @@ def _compiled(size: tuple[int, int], shape: torch.Size) -> tuple[int, int]:
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     """The convolution of ``x``, which lies in one of the two layouts, by ``backend``; in any layout."""
     paths = forward_paths(x, weight, backend)
-    if backend == "plain":
-        return paths[backend](x, weight, bias)
     size = tuple(weight.shape[2:])
     for name, part in (("fft", _reachable(size, x.shape)), ("triton", _compiled(size, x.shape))):
         if name in paths:
@@ -84,8 +82,6 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Ten
 def weight_gradient(grad: Tensor, x: Tensor, size: tuple[int, int], backend: str) -> Tensor:
     """Gradient (C, 1, *size) of the weight, where ``grad`` and ``x`` lie in the same layout."""
     paths = weight_paths(x, size, backend)
-    if backend == "plain":
-        return paths["native"](grad, x, size)
     kh, kw = _reachable(size, x.shape)
     if "triton" in paths:
         paths = {**paths, "triton": _cut(paths["triton"], _compiled(size, x.shape))}
@@ -183,8 +179,6 @@ def _settle(x: Tensor, weight: Tensor, path: cpu.ForwardPath, choice: Choice) ->
 
 def forward_paths(x: Tensor, weight: Tensor, backend: str) -> dict[str, cpu.ForwardPath]:
     """The ways to compute this convolution; an asked-for one is among them or the reason is raised."""
-    if backend == "plain":
-        return {"plain": plain}
     table = cpu.FORWARD_REDUCED if x.dtype in cpu.REDUCED else cpu.FORWARD
     if x.device.type == "cpu" and backend != "triton":
         return table

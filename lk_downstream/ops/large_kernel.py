@@ -59,7 +59,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
         dtype = torch.get_autocast_dtype(kind)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = bias.to(dtype) if bias is not None else None
-    if _is_plain(x, weight, bias):
+    if backend == "plain" or _is_plain(x, weight, bias):  # the former by choice: whatever watches operators sees it
         return plain(x, weight, bias)
     return _forward_op(x, weight, bias, backend)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -265,6 +266,21 @@ def test_flops_are_counted():
     with FlopCounterMode(display=False) as all_three:
         depthwise_conv2d(x.clone().requires_grad_(), weight.clone().requires_grad_()).sum().backward()
     assert all_three.get_total_flops() == 3 * once.get_total_flops() == 3 * 2 * 2 * 3 * 10 * 12 * 7 * 9
+
+
+def test_whatever_watches_operators_sees_a_plain_one_where_asked():
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    for backend, name in (("plain", "aten.convolution"), ("auto", "lk_downstream.depthwise_conv2d")):
+        with torch.no_grad(), Watching():
+            depthwise_conv2d(*random_case((2, 3, 10, 12), (7, 9))[:3], backend)
+        assert any(name in operator for operator in seen)
+        seen.clear()
 
 
 class Twice(torch.nn.Module):
