@@ -24,7 +24,7 @@ from rich.console import Console
 
 from lk_downstream import machine, refusals
 from lk_downstream.backbones import files
-from lk_downstream.callbacks import Checkpoints, Curves, RunProgress, RunReport
+from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunProgress, RunReport
 from lk_downstream.class_help import DESCRIPTION, Parser, completed
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError
@@ -108,6 +108,7 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         checkpoint = config.get("ckpt_path")
         self._choose_precision(config.trainer)
+        config.weights_only = True  # else an environment variable could let a checkpoint run code
         # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
         if checkpoint and not Path(checkpoint).is_file():
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
@@ -173,6 +174,9 @@ class CLI(LightningCLI):
         own = [*([LearningRateMonitor("step")] if training and logged else []), *([Curves()] if training else [])]
         own += [RunProgress()]
         own += [RunReport()] if self.subcommand != "robustness" else []  # its figures are not those of the validation
+        if str(options.get("strategy")).startswith(("auto", "ddp", "single")):  # others have formats of their own
+            plugins = options.get("plugins") or []
+            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
         kwargs["callbacks"] = [*(options.get("callbacks") or []), *own]
         interval, accumulated = options.get("val_check_interval"), options["accumulate_grad_batches"]
         for name, value in (("val_check_interval", interval), ("accumulate_grad_batches", accumulated)):

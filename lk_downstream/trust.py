@@ -11,8 +11,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,76 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF")
 # Scans of a progressive JPEG file, each of which costs a pass over all pixels; encoders write about ten.
 MAX_SCANS = 100
+
+# What the recipe in a checkpoint may name: classes that compute, and neither read, write, fetch nor run anything.
+CLASSES = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "lk_downstream": "create_backbone create_classifier",
+        "lk_downstream.tasks": "Classification Detection Segmentation",
+        "lk_downstream.tasks.losses": "PixelCrossEntropy",
+        "lk_downstream.heads": "DecodeHead FCNHead UPerHead",
+        "lk_downstream.detectors": "CascadeMaskRCNN CascadeRCNN FCOS FasterRCNN MaskRCNN RetinaNet",
+        "lk_downstream.inference": "MultiScale Slide Whole",
+        "lk_downstream.optim": "Cosine LayerDecay MultiStep ParameterGroups Poly",
+        "torch.optim": "Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD LBFGS Muon NAdam RAdam RMSprop Rprop SGD",
+        "torch.optim.lr_scheduler": "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR "
+        "LinearLR MultiStepLR OneCycleLR PolynomialLR StepLR",
+        "torch.nn": "BCEWithLogitsLoss CrossEntropyLoss GELU NLLLoss ReLU SiLU",
+    }.items()
+    for name in names.split()
+)
+# Settings by which libraries below would read a file or fetch one.
+FETCHING = {
+    "weights",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint",
+    "checkpoint_path",
+    "init_cfg",
+}
+# Other texts of a recipe: no path of a class, no address, no path of a file, no YAML, which a parser would look into.
+_WORD = re.compile(r"[\w+-]*", re.ASCII)
+
+
+def check_recipe(recipe: Any, trusted: Iterable[str] = ()) -> None:
+    """Refuse a recipe that could do more than make a model.
+
+    Args:
+        recipe: Of a checkpoint: class and arguments of a task as plain data.
+        trusted: Classes beside ``CLASSES``.
+
+    Raises:
+        InputError: Something else stands where a class, a name or a number may stand; the message goes on from a file's
+            name.
+    """
+    known, waiting = CLASSES | set(trusted), [("recipe", recipe)]
+    while waiting:
+        place, value = waiting.pop()
+        key = place.rsplit(".", 1)[-1]
+        if key == "class_path":
+            if value not in known:
+                raise InputError(
+                    f"names {value!r:.100}, a class of another package, which is not imported on the word of a file: "
+                    "start with its config.yaml and --ckpt_path, or name the class in load_task's trusted"
+                )
+        elif key in FETCHING and (isinstance(value, (str, dict)) or value is True):
+            raise InputError(f"would read or fetch {value!r:.100} ({place}): take it out of the recipe")
+        elif isinstance(value, dict):
+            waiting += [(f"{place}.{name}", item) for name, item in value.items()]
+        elif place == "recipe.init_args.classes" and isinstance(value, (list, tuple)):
+            if odd := next((item for item in value if not isinstance(item, str)), None):
+                raise InputError(f"has the class {odd!r:.100}, which is no text")
+        elif isinstance(value, (list, tuple)):
+            waiting += [(place, item) for item in value]
+        elif isinstance(value, str):
+            name = value.replace(".", "", 1) if place == "recipe.init_args.backbone.init_args.name" else value
+            # A word may still be the name of a file, which the parser would read for settings.
+            if not _WORD.fullmatch(name) or os.path.isfile(name):
+                raise InputError(f"has {value!r:.100} ({place}), which is neither a number nor a plain word")
+        elif not isinstance(value, (int, float, type(None))):
+            raise InputError(f"has a {type(value).__name__} ({place}), which is no plain value")
 
 
 def limit(which: tuple[str, int]) -> int:
@@ -185,3 +257,51 @@ def check_jpeg(path: str | os.PathLike, data: bytes) -> bool:
         else:
             place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return False
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a checkpoint whose archive would unpack to far more than its size; torch itself packs nothing.
+
+    Raises:
+        InputError: It would.
+        Exception: Whatever a damaged archive leads to.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+    if unpacked > path.stat().st_size + limit(MAX_EXPANSION_BYTES):
+        raise InputError(
+            f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes, which no weight file does: if you "
+            f"trust it, raise {MAX_EXPANSION_BYTES[0]}"
+        )
+
+
+def load_pickle(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU: tensors, plain values, and stand-ins for classes.
+
+    Args:
+        path: The file.
+        stand_ins: What is made in place of a class or function, and the full name of that.
+
+    Raises:
+        InputError: See :func:`check_archive`.
+        Exception: Whatever a damaged file, or one that names other classes, leads to.
+    """
+    import torch
+
+    check_archive(path)
+    # Said outright, as the default can be switched off by an environment variable.
+    with torch.serialization.safe_globals(list(stand_ins)):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_safetensors(path: Path) -> dict[str, Any]:
+    """Tensors of a file of safetensors, on the CPU.
+
+    Raises:
+        Exception: Whatever a damaged file leads to.
+    """
+    from safetensors.torch import load_file
+
+    return load_file(path)

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import torch
 
+from lk_downstream import trust
 from lk_downstream.backbones import pickles
 from lk_downstream.errors import InputError
 
@@ -87,7 +88,7 @@ def read(source: str | Path) -> dict[str, Any]:
             raise
     path, safetensors = _checked(source)
     try:
-        content = _read_safetensors(path) if safetensors else _read_pickle(path)
+        content = trust.load_safetensors(path) if safetensors else _read_pickle(path)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes the readers raise
@@ -95,6 +96,25 @@ def read(source: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         kind = "whole pickled object" if isinstance(content, _Inert) else type(content).__name__
         raise InputError(f"{path} holds a {kind}, not a dictionary of tensors; save the model's state dict.")
+    return content
+
+
+def read_run(source: str | Path) -> dict[str, Any]:
+    """The checkpoint of a run, to go on with it.
+
+    Raises:
+        InputError: as :func:`check_run`, or it is damaged.
+    """
+    check_run(source)
+    path, _ = _checked(source)
+    try:
+        content = trust.load_pickle(path)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise _damaged(path, error) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise InputError(f"{path} is no checkpoint of a run: it holds no state_dict")
     return content
 
 
@@ -130,6 +150,8 @@ def _checked(source: str | Path) -> tuple[Path, bool]:
         raise InputError(
             f"{path} is a web page, not weights; open its address in a browser and download the file itself."
         )
+    if start[257:262] == b"ustar" or start.startswith((b"\x1f\x8b", b"BZh", b"7z", b"Rar!", b"\xfd7zXZ")):
+        raise InputError(f"{path} is an archive; unpack it and give the weight file in it.")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise InputError(f"{path} ends too early; download or copy it again.")
     return path, start[8:9] == b"{"
@@ -144,8 +166,9 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 def _refuse_code(path: Path, found: pickles.Contents) -> None:
     if found.code:
+        called = ", ".join(found.code[:3])
         raise InputError(
-            f"{path} carries code (it would call {', '.join(found.code[:3])}), of which nothing was run; take a file "
+            f"{path} carries code (it would call {called}), of which nothing was run; take a file "
             "that holds only tensors and plain values, such as a saved state dict."
         )
 
@@ -156,12 +179,6 @@ def _reason(error: Exception) -> str:
     return lines[1] if lines[0].startswith("Weights only load failed") and len(lines) > 1 else lines[0]
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
 def _read_pickle(path: Path) -> Any:
     found = pickles.contents(path)
     _refuse_code(path, found)
@@ -169,5 +186,4 @@ def _read_pickle(path: Path) -> Any:
     names = found.named
     if zipfile.is_zipfile(path):
         names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    with torch.serialization.safe_globals([(_Inert, name) for name in names]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return trust.load_pickle(path, [(_Inert, name) for name in names])

@@ -5,34 +5,50 @@ from __future__ import annotations
 import _compat_pickle
 import pickle
 import pickletools
+import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-# Modules whose functions and classes only make values, and the libraries whose settings and logs lie beside weights.
-# What they name is replaced by inert stand-ins all the same, but for what torch.load(weights_only=True) allows.
+# What the files of torch and numpy call to make their values, and the classes of the standard library that lie beside
+# them. All but what torch.load(weights_only=True) allows is replaced by inert stand-ins: this list only decides which
+# files are refused as carriers of code.
 _VALUES = {
     *(
-        "_codecs",
-        "argparse",
-        "collections",
-        "copy_reg",
-        "copyreg",
-        "datetime",
-        "decimal",
-        "enum",
-        "fractions",
-        "functools",
+        "_codecs.encode",
+        "argparse.Namespace",
+        "collections.OrderedDict",
+        "collections.Counter",
+        "collections.defaultdict",
     ),
-    *("numpy", "pathlib", "torch", "uuid"),
+    *("collections.deque", "copy_reg._reconstructor", "copyreg._reconstructor", "copyreg.__newobj__"),
+    *("datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "decimal.Decimal"),
+    *("fractions.Fraction", "functools.partial", "types.SimpleNamespace", "uuid.UUID"),
+    *("pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.PureWindowsPath"),
+    *(f"pathlib._local.{kind}Path" for kind in ("", "Posix", "PurePosix", "Windows", "PureWindows")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *("numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer", "numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.random._pickle.__{name}_ctor" for name in ("randomstate", "generator", "bit_generator")),
+    *(f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state", "tensor", "tensor_v2")),
+    *(f"torch._utils._rebuild_{name}" for name in ("tensor_v3", "qtensor", "sparse_tensor", "nested_tensor")),
+    *(f"torch._utils._rebuild_{name}" for name in ("meta_tensor_no_storage", "wrapper_subclass")),
+    *("torch._tensor._rebuild_from_type_v2", "torch.serialization._get_layout"),
+    *("torch.Size", "torch.device", "torch.nn.parameter.Parameter", "torch.Generator"),
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("bool", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object")
+        + ("range", "set", "slice", "str", "tuple")
+    ),
+}
+# Libraries whose settings and logs lie beside weights; their classes count as values.
+_LIBRARIES = {
     *("addict", "easydict", "lightning", "lightning_fabric", "lk_downstream", "mmcls", "mmcv", "mmdet", "mmengine"),
     *("mmpretrain", "mmseg", "omegaconf", "pytorch_lightning", "timm", "yacs"),
 }
-_BUILTINS = {
-    *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object"),
-    *("range", "set", "slice", "str", "tuple"),
-}
+# What torch.load(weights_only=True) itself would make of any size, whatever the size of the file.
+_SIZED = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*(\w*Tensor|\w*Storage)")
 _MARK = object()
 UNKNOWN = "the result of another call"
 
@@ -108,6 +124,10 @@ def _scan(file: IO[bytes], found: Contents) -> None:
                 position = -2 if name == "REDUCE" else len(stack) - stack[::-1].index(_MARK)
                 target = stack[position]
                 found.called.add(target if isinstance(target, _Name) else UNKNOWN)
+            elif name in ("NEWOBJ", "NEWOBJ_EX"):
+                target = stack[-2 if name == "NEWOBJ" else -3]
+                if isinstance(target, _Name) and _SIZED.fullmatch(target):
+                    found.called.add(target)
             if isinstance(argument, str):
                 found.texts.add(argument)
             _pop(opcode, stack)
@@ -138,5 +158,5 @@ def _name(target: str, found: Contents) -> None:
 
 
 def _makes_values(name: str) -> bool:
-    root, _, rest = name.partition(".")
-    return root in _VALUES or (root in ("builtins", "__builtin__") and rest in _BUILTINS)
+    root, kind = name.split(".", 1)[0], name.rsplit(".", 1)[-1]
+    return name in _VALUES or (root in _LIBRARIES and kind[:1].isupper())

@@ -1,7 +1,7 @@
 """What happens beside the training: averaging of weights, sparsity, checkpoints, reports and pictures."""
 
 from lk_downstream.callbacks.averaging import AveragedWeights
-from lk_downstream.callbacks.checkpoints import Checkpoints
+from lk_downstream.callbacks.checkpoints import CheckpointFiles, Checkpoints
 from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.classification_plots import ClassificationPlots
 from lk_downstream.callbacks.curves import Curves, plot_run
@@ -14,6 +14,7 @@ from lk_downstream.callbacks.sparsity import DynamicSparsity
 
 __all__ = [
     "AveragedWeights",
+    "CheckpointFiles",
     "Checkpoints",
     "ClassificationFiles",
     "ClassificationPlots",

@@ -7,8 +7,18 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
 
+from lk_downstream.backbones import files
 from lk_downstream.errors import InputError
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Reads the checkpoint of a run for Lightning: as data alone, and with a sentence about one that is damaged."""
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """See :func:`lk_downstream.backbones.files.read_run`."""
+        return files.read_run(path)
 
 
 class Checkpoints(ModelCheckpoint):

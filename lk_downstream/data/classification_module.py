@@ -41,6 +41,7 @@ class ClassificationData(DataModule):
         predict: A picture or a folder of pictures to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+        skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
     """
 
     collate_train = collate_val = staticmethod(collate_pictures)
@@ -65,8 +66,9 @@ class ClassificationData(DataModule):
         predict: str | None = None,
         synthetic: Synthetic | None = None,
         seed: int | None = None,
+        skip_damaged: bool = False,
     ):
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged)
         for name, side in (("size", size), ("val_size", val_size)):
             if side is not None and side < 1:
                 raise InputError(f"data.{name} is {side}: it must be at least 1")

@@ -71,6 +71,7 @@ class DetectionData(DataModule):
         predict: A picture or a folder of pictures to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+        skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
 
     Attributes:
         annotations: Annotation file of the validation split, which detections are scored by.
@@ -97,8 +98,9 @@ class DetectionData(DataModule):
         predict: str | None = None,
         synthetic: Synthetic | None = None,
         seed: int | None = None,
+        skip_damaged: bool = False,
     ):
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged)
         if min(scale) < 1:
             raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
         self.synthetic, self.keep_empty = synthetic, keep_empty

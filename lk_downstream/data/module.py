@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,9 +18,10 @@ from lk_downstream import machine
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.samplers import DrawSampler, EvaluationSampler, TrainingSampler
-from lk_downstream.errors import InputError
+from lk_downstream.errors import DamagedFile, InputError
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+MOST_DAMAGED = 10  # images drawn in a row: then there is more wrong than single files
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -70,10 +73,15 @@ class Drawn(Dataset):
     """A data set whose items are augmented by random numbers that their draw alone decides, see :class:`DrawSampler`.
 
     All generators of the process are seeded: those of Python, NumPy and PyTorch on the CPU.
+
+    Args:
+        dataset: Gives the items.
+        skip_damaged: Whether another item, which the draw alone decides, takes the place of one that cannot be read. It
+            then has ``left_out``, a sentence for each item that could not.
     """
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, skip_damaged: bool = False):
+        self.dataset, self.skip_damaged = dataset, skip_damaged
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -82,11 +90,35 @@ class Drawn(Dataset):
         if isinstance(item, int):  # with overfit_batches Lightning puts a sampler of its own in the place of ours
             return self.dataset[item]
         index, draw = item
-        seeds = np.random.SeedSequence(draw).generate_state(3).tolist()
-        random.seed(seeds[0])
-        np.random.seed(seeds[1])
-        torch.default_generator.manual_seed(seeds[2])
-        return self.dataset[index]
+        left_out: list[str] = []
+        while len(left_out) < MOST_DAMAGED:
+            seeds = np.random.SeedSequence((*draw, len(left_out)) if left_out else draw).generate_state(4).tolist()
+            random.seed(seeds[0])
+            np.random.seed(seeds[1])
+            torch.default_generator.manual_seed(seeds[2])
+            try:
+                sample = self.dataset[index]
+            except DamagedFile as error:
+                if not self.skip_damaged:
+                    raise
+                left_out.append(str(error))
+                index = seeds[3] % len(self.dataset)
+            else:
+                return {**sample, "left_out": left_out} if left_out else sample
+        raise InputError(f"{MOST_DAMAGED} images drawn in a row are damaged; the last: {left_out[-1]}")
+
+
+class WithLeftOut:
+    """Makes batches as another function does, with ``left_out`` of all samples where there is any."""
+
+    def __init__(self, collate_fn: Collate):
+        self.collate_fn = collate_fn
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of the samples."""
+        left_out = [sentence for sample in samples for sentence in sample.pop("left_out", ())]
+        batch = self.collate_fn(samples)
+        return {**batch, "left_out": left_out} if left_out else batch
 
 
 class TrainingLoader(DataLoader):
@@ -138,8 +170,10 @@ class DataModule(L.LightningDataModule):
         repeat: How often an epoch passes the training split; more than 1 for small data sets.
         predict: A picture or a folder of pictures to predict on.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+        skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
 
     Attributes:
+        left_out: A sentence for each file that this process has trained without.
         classes: Names of the classes.
         palette: A colour (red, green, blue) for each class.
         ignore_index: Value of the masks where nothing is labelled, 255.
@@ -164,6 +198,7 @@ class DataModule(L.LightningDataModule):
         repeat: int = 1,
         predict: str | None = None,
         seed: int | None = None,
+        skip_damaged: bool = False,
     ):
         super().__init__()
         smallest = {"batch_size": 1, "val_batch_size": 1, "repeat": 1, "workers": 0}
@@ -171,7 +206,8 @@ class DataModule(L.LightningDataModule):
             if value is not None and value < smallest[option]:
                 raise InputError(f"data.{option} is {value}: it must be at least {smallest[option]}")
         self.batch_size, self.val_batch_size, self.repeat = batch_size, val_batch_size, repeat
-        self.workers, self.predict, self.seed = workers, predict, seed
+        self.workers, self.predict, self.seed, self.skip_damaged = workers, predict, seed, skip_damaged
+        self.left_out: dict[str, None] = {}  # keeps the order
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
         # With more processes than validation pictures a process may have nothing to do.
@@ -198,6 +234,7 @@ class DataModule(L.LightningDataModule):
         """Batches of the training split in random order; an incomplete last batch is left out."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         sampler, batch_size = self.training_sampler(seed), self.device_batch_size
+        collate_train = WithLeftOut(self.collate_train) if self.skip_damaged else self.collate_train
         if len(sampler) < batch_size:
             raise InputError(
                 f"an epoch has {len(self.train_set) * self.repeat} training pictures, fewer than a batch of "
@@ -206,14 +243,48 @@ class DataModule(L.LightningDataModule):
         # A generator of its own, so that a pass takes nothing from that of the training. By keywords: Lightning, which
         # builds the loader anew for overfit_batches, needs them.
         return TrainingLoader(
-            dataset=Drawn(self.train_set),
+            dataset=Drawn(self.train_set, self.skip_damaged),
             batch_size=batch_size,
             sampler=DrawSampler(sampler, self._rank, self._world_size),
             trainer=self.trainer,
             drop_last=True,
             generator=torch.Generator().manual_seed(seed),
-            **self._options(self.collate_train),
+            **self._options(collate_train),
         )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note what a batch goes without, and say it at once."""
+        for sentence in batch.pop("left_out", ()) if isinstance(batch, dict) else ():
+            if sentence not in self.left_out:
+                warnings.warn(f"left out: {sentence}", stacklevel=2)
+                self.left_out[sentence] = None
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was left out so far, so that a resumed run lists it too."""
+        return {"left_out": list(self.left_out)} if self.left_out else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with that list."""
+        self.left_out = dict.fromkeys(state_dict["left_out"])
+
+    def teardown(self, stage: str) -> None:
+        """List what the training went without, of all processes."""
+        if stage != "fit" or not self.skip_damaged:
+            return
+        parts, folder = [list(self.left_out)], None
+        if self._world_size == 1 or self.trainer.state.status != "interrupted":  # else the other processes may be gone
+            folder = self.trainer.log_dir if self.trainer else None
+            if self._world_size > 1:
+                parts = [None] * self._world_size
+                torch.distributed.all_gather_object(parts, list(self.left_out))
+        sentences = sorted({sentence for part in parts for sentence in part})
+        if sentences and self._rank == 0:
+            print(f"trained without {len(sentences)} damaged files:", *sentences[:20], sep="\n  ")
+            if folder and Path(folder).is_dir():
+                path = Path(folder) / "left_out.txt"
+                path.write_text("\n".join(sentences) + "\n", encoding="utf-8")
+                print(f"all of them: {path}")
 
     def training_sampler(self, seed: int) -> TrainingSampler:
         """The share of this process in a random order of the training split."""

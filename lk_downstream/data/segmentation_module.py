@@ -35,6 +35,7 @@ class SegmentationData(DataModule):
         predict: A picture or a folder of pictures to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
+        skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
 
     Attributes:
         label_values: uint8, (256,): the value that stands for each class index in the data set's mask files.
@@ -58,8 +59,9 @@ class SegmentationData(DataModule):
         predict: str | None = None,
         synthetic: Synthetic | None = None,
         seed: int | None = None,
+        skip_damaged: bool = False,
     ):
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
         if min(self.crop_size) < 1:
             raise InputError(f"data.crop_size is {crop_size}: it must be at least 1")

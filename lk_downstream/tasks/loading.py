@@ -3,49 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
 
+import torch
 from jsonargparse import ArgumentParser
 
+from lk_downstream import trust
 from lk_downstream.backbones.files import read
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.errors import InputError
 from lk_downstream.tasks.base import Task
 
-TRUSTED = ("lk_downstream.", "torch.")
 
-
-def load_task(path: str | os.PathLike) -> Task:
+def load_task(path: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
     """The task that a run of the command line has saved, in eval mode on the CPU.
+
+    The file is taken as data: its recipe may name the classes of :data:`lk_downstream.trust.CLASSES` alone, and nothing
+    is fetched.
 
     Args:
         path: A checkpoint, such as ``runs/demo_segmentation/run_0/checkpoints/last.ckpt``.
+        trusted: Full names of other classes that the recipe may name, such as those of your own heads and losses.
 
     Raises:
-        InputError: It is no checkpoint of this package, or its recipe names classes of other packages, which are not
-            imported on the word of a file; start with its ``config.yaml`` and ``--ckpt_path`` instead.
+        InputError: It is no checkpoint of this package, its recipe names other classes, or does not fit its weights.
     """
     content = read(path)
-    recipe = content.get("recipe")
-    if not recipe:
+    recipe, state = content.get("recipe"), content.get("state_dict")
+    if not isinstance(recipe, dict) or not recipe or not isinstance(state, dict):
         raise InputError(f"{path} holds no recipe: it is no checkpoint of this package's command line")
-    for name in _class_paths(recipe):
-        if not name.startswith(TRUSTED):
-            raise InputError(f"{path} names {name}, a class of another package; use its config and --ckpt_path")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Task, "task")
-    task = parser.instantiate_classes(parser.parse_object({"task": recipe})).task
+    try:
+        trust.check_recipe(recipe, trusted)
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(Task, "task")
+        settings = parser.parse_object({"task": recipe})
+        trust.check_recipe(
+            settings.clone().as_dict()["task"], trusted
+        )  # with the names that stand for classes resolved
+        with torch.device("meta"):  # without memory: the sizes, too, are of the file's choice
+            sizes = parser.instantiate_classes(settings).task.state_dict()
+        other = [name for name, tensor in sizes.items() if name not in state or state[name].shape != tensor.shape]
+        if other:
+            raise InputError(f"has a recipe that does not fit its weights ({len(other)} differ, such as {other[0]})")
+        task = parser.instantiate_classes(settings).task
+    except InputError as error:
+        raise InputError(f"{path} {error}") from error
+    except Exception as error:  # whatever settings of other kinds make the parser and the classes raise
+        raise InputError(f"{path} has a recipe that makes no model ({str(error).splitlines()[0]:.200})") from error
     task.recipe = recipe
-    load_weights(task, content["state_dict"], verbose=False)
+    load_weights(task, state, verbose=False)
     return task.eval()
-
-
-def _class_paths(content: Any) -> Iterator[str]:
-    if isinstance(content, dict):
-        if "class_path" in content:
-            yield str(content["class_path"])
-        content = list(content.values())
-    if isinstance(content, list):
-        for value in content:
-            yield from _class_paths(value)
