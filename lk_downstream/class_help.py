@@ -111,7 +111,7 @@ def _set(parser: Parser, args: list[str], key: str) -> str:
         if setting is None:
             break
     if not isinstance(setting, Namespace) or "class_path" not in setting:
-        raise InputError(f"--{key}.help: {key} is {setting}, no class; name one, such as --model.help Segmentation")
+        raise InputError(f"--{key}.help: {key} is {setting}, no class; name one, as in --{key}.help CLASS")
     return setting.class_path
 
 

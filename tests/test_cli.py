@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from lk_downstream.cli import CLI, main, next_version
+from lk_downstream.data import DataModule
 from lk_downstream.tasks import Segmentation, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +141,24 @@ def test_a_full_disk(folder, capsys, monkeypatch):
 
 def test_evaluation_needs_weights(folder, capsys):
     assert "evaluation needs a trained model: give --ckpt_path FILE" in sentence(capsys, "validate", SMALL)
+
+
+def test_the_data_module_is_made_once(folder, monkeypatch):
+    """And with it the classes are read once, which takes minutes where there are many files or annotations."""
+    made, init = [], DataModule.__init__
+
+    @functools.wraps(init)
+    def counted(self, *args, **kwargs):
+        made.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(DataModule, "__init__", counted)
+    cli = main("fit", [*SMALL, "--trainer.max_steps", "0"])
+    assert made == [cli.datamodule]
+    assert cli.model.classes == cli.datamodule.classes
+    assert cli.trainer.datamodule is cli.datamodule
+    config = yaml.safe_load((Path(cli.trainer.log_dir) / "config.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["class_path"].endswith("SegmentationData")
 
 
 def test_null_reaches_any_setting(folder):
