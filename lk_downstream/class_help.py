@@ -82,19 +82,16 @@ def _split(args: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]
     """The settings that help is asked for, each with the class if one is named; and the other words."""
     asked: list[tuple[str, str | None]] = []
     others: list[str] = []
-    words = iter([*args, "--"])
-    word = next(words)
-    while word != "--":
-        following = next(words)
+    words = list(args)
+    while words:
+        word = words.pop(0)
         option, _, value = word.partition("=")
         if not (option.startswith("--") and option.endswith(".help")):
             others.append(word)
-        elif value or following.startswith("-"):
-            asked.append((option[2:-5], value or None))
-        else:
-            asked.append((option[2:-5], following))
-            following = next(words)
-        word = following
+            continue
+        if not value and words and not words[0].startswith("-"):
+            value = words.pop(0)
+        asked.append((option[2:-5], value or None))
     return asked, others
 
 

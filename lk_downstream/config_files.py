@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def find(name: str) -> Path:
     places = [Path(), folder()] if Path(name).name == name else [Path()]
     candidates = [place / f"{name}{suffix}" for place in places for suffix in SUFFIXES]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # False, where Path's own raises, for what cannot be a file's name
             return path
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise InputError(f"--config: {name} is a folder; name a file in it")
     beside = [path.name for path in Path(name).absolute().parent.glob("*.y*ml")]
     stem = Path(name).name.removesuffix(".yaml")

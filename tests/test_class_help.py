@@ -2,6 +2,7 @@
 
 import pytest
 
+from lk_downstream.class_help import _split
 from lk_downstream.cli import main
 
 DEMO = ["--config", "configs/demo_segmentation.yaml"]
@@ -65,6 +66,19 @@ def test_all_options(capsys):
     assert "--trainer.max_steps" in text
     assert "--checkpoint.monitor" in text
     assert text.startswith("All options")
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "others"),
+    [
+        ("--a 1 --m.help B -- --c", [("m", "B")], "--a 1 -- --c"),
+        ("--m.help --a=x.help b.help", [("m", None)], "--a=x.help b.help"),
+        ("--m.help=B C --n.help", [("m", "B"), ("n", None)], "C"),
+        ("", [], ""),
+    ],
+)
+def test_words_that_ask_for_help(words, asked, others):
+    assert _split(words.split()) == (asked, others.split())
 
 
 @pytest.mark.parametrize(

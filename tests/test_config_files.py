@@ -76,6 +76,12 @@ def test_a_file_that_cannot_be_read(content, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", "x" * 5000, "{trainer: {max_steps: 3}}", "a\0b", "a/../b", "COM1:", "*"])
+def test_what_is_no_name_of_a_file(name):
+    with pytest.raises(InputError, match="there is no file"):
+        config_files.resolve(["--config", name])
+
+
 def test_a_folder():
     Path("mine").mkdir()
     with pytest.raises(InputError, match="mine is a folder; name a file in it"):
