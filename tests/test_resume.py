@@ -43,6 +43,8 @@ class Killed(L.Callback):
 
 def fit(folder, options, *more):
     common = ("--trainer.max_steps", "12", "--trainer.val_check_interval", "12", "--data.workers", "1")
+    # By a rule, not by what is fastest at the moment, is chosen how large kernels are computed.
+    common += ("--trainer.deterministic", "true")
     main(
         "fit", [*options, *common, "--trainer.default_root_dir", str(folder), "--checkpoint.every_n_steps", "1", *more]
     )

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lk_downstream.data.module import run_steps
 from lk_downstream.errors import InputError
 
 SHORT = 0.05  # share of the first weights in the last average, from which on a run is too short for its decay
@@ -106,7 +107,7 @@ class AveragedWeights(WeightAveraging):
 
     def _say_if_short(self, trainer: L.Trainer) -> None:
         """Warn of a run after which the average is largely the weights that it started with."""
-        steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        steps = run_steps(trainer)
         share = self.decay**steps
         if share > SHORT and trainer.is_global_zero:
             Console(soft_wrap=True).print(

@@ -65,6 +65,15 @@ class Checkpoints(ModelCheckpoint):
         self.monitor = self.monitor or task.monitor
         super().setup(trainer, task, stage)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best of the run so far, in whichever folder it lies; of one that is gone, nothing."""
+        models = {path: score for path, score in state_dict["best_k_models"].items() if Path(path).is_file()}
+        if state_dict["best_model_path"] not in models:
+            return
+        worst = (min if self.mode == "max" else max)(models, key=models.get)
+        kept = {"best_k_models": models, "kth_best_model_path": worst, "kth_value": models[worst]}
+        super().load_state_dict({**state_dict, **kept, "dirpath": self.dirpath, "last_model_path": ""})
+
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:
         """Write the last step now and then."""
         step = trainer.global_step

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from lk_downstream.data.module import run_steps
+
 
 class RunProgress(L.Callback):
     """Shows how far a run is, its loss and its last figures.
@@ -33,7 +35,7 @@ class RunProgress(L.Callback):
         """Show the bar of the training."""
         self.start = (trainer.global_step, time.perf_counter())
         self.said = time.perf_counter()
-        self._open(trainer, "step", _steps(trainer), trainer.global_step)
+        self._open(trainer, "step", run_steps(trainer), trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:
         """Count an optimizer step."""
@@ -116,14 +118,10 @@ class RunProgress(L.Callback):
         self.said = time.perf_counter()
         first, start = self.start
         rate = (trainer.global_step - first) / max(self.said - start, 1e-9)
-        total = _steps(trainer)
+        total = run_steps(trainer)
         left = f", {(total - trainer.global_step) / rate / 60:.0f} min left" if rate and not math.isinf(total) else ""
         of = "" if math.isinf(total) else f"/{total:.0f}"
         self.console.print(f"step {trainer.global_step}{of}  {_figures(trainer)}  {rate:.2f} steps/s{left}")
-
-
-def _steps(trainer: L.Trainer) -> float:
-    return trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
 
 
 def _figures(trainer: L.Trainer) -> str:

@@ -68,15 +68,17 @@ class RunReport(L.Callback):
         """Keep the figures, and write them down."""
         if trainer.sanity_checking or not task.results:
             return
-        figure = task.monitor.split("/")[-1]
         self.last = {"step": trainer.global_step, **task.results}
-        if not self.best or self.last["summary"][figure] > self.best["summary"][figure]:
+        if not self.best or self._rank(trainer, task, self.last) > self._rank(trainer, task, self.best):
             self.best = self.last
         if trainer.is_global_zero and self.folder:
             write_json(Path(self.folder) / "metrics.json", self._figures(trainer, task))
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what is trained, and where its files will lie."""
+        checkpoints = trainer.checkpoint_callback
+        if isinstance(checkpoints, ModelCheckpoint) and not checkpoints.best_model_path:
+            self.best = {}  # of a resumed run, whose best is gone or was chosen by another figure
         if trainer.is_global_zero:
             sizes = {name: sum(tensor.numel() for tensor in part.parameters()) for name, part in task.named_children()}
             parts = ", ".join(f"{name} {size / 1e6:.3g} M" for name, size in sizes.items() if size)
@@ -119,6 +121,17 @@ class RunReport(L.Callback):
             "processes": trainer.world_size,
             **{section.name: section.figures for section in _sections(trainer, task)},
         }
+
+    def _rank(self, trainer: L.Trainer, task: L.LightningModule, results: dict[str, Any]) -> float:
+        """By what the best is chosen, higher is better: as the checkpoints choose theirs, if by one of them."""
+        checkpoints, figure = trainer.checkpoint_callback, task.monitor.split("/")[-1]
+        sign = 1.0
+        if isinstance(checkpoints, ModelCheckpoint) and checkpoints.monitor:
+            own = checkpoints.monitor.split("/")[-1]
+            if own in results["summary"]:
+                figure, sign = own, -1.0 if checkpoints.mode == "min" else 1.0
+        value = sign * results["summary"][figure]
+        return -math.inf if math.isnan(value) else value
 
     def _print(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.gradients import first_gradients
 from lk_downstream.callbacks.report import Section
+from lk_downstream.data.module import run_steps
 from lk_downstream.errors import InputError
 from lk_downstream.optim import sparsity as rules
 
@@ -137,7 +138,7 @@ class DynamicSparsity(L.Callback):
         self._apply(trainer, task)
         self._log(trainer)
         (optimizer,) = trainer.optimizers
-        total = trainer.estimated_stepping_batches
+        total = run_steps(trainer)
         if self.update_every and math.isinf(total):
             raise InputError("DynamicSparsity needs the length of the run: set trainer.max_steps or trainer.max_epochs")
         self.hook = optimizer.register_step_post_hook(lambda *_: self._after_step(trainer, task, optimizer, total))

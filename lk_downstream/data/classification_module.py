@@ -10,7 +10,6 @@ from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
 from lk_downstream.data.module import DataModule, Transformed
-from lk_downstream.data.samplers import TrainingSampler
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names, some
 
@@ -105,14 +104,6 @@ class ClassificationData(DataModule):
                 refuse_other_classes(self.train_data, self.val_data)
             len(self.val_data)
             self.val_set = Transformed(self.val_data, self.val_transform)
-
-    def training_sampler(self, seed: int) -> TrainingSampler:
-        """The share of this process in a random order of the training split: whole optimizer steps, as in the papers.
-
-        With what would be left over, Lightning ends an epoch by a step of fewer accumulated batches.
-        """
-        share = self.batch_size // self._world_size
-        return TrainingSampler(len(self.train_data), self._rank, self._world_size, seed, self.repeat, share)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every validation picture once over all devices; no loader where there is no validation split."""

@@ -16,7 +16,6 @@ from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.pictures import PictureFolder
-from lk_downstream.data.samplers import GroupedSampler, TrainingSampler
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
 from lk_downstream.errors import InputError, some
@@ -135,7 +134,7 @@ class DetectionData(DataModule):
             if not used.any():
                 raise InputError(f"{index.path} has no picture with an object to train on")
             self.train_set = Transformed(Subset(self.train_data, used.nonzero()[0].tolist()), self.transform)
-            self.wide = (index.sizes[:, 1] > index.sizes[:, 0])[used].tolist()
+            self.train_groups = (index.sizes[:, 1] > index.sizes[:, 0])[used]  # wide images, and the others
         if stage in (None, "fit", "validate"):
             self._compare(self.val_data.index.categories)
             self.val_set = Transformed(self.val_data, self.resize)
@@ -145,10 +144,6 @@ class DetectionData(DataModule):
         if self.predict is None:
             raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
         return self._evaluation_loader(Transformed(PictureFolder(self.predict), _WithTarget(self.resize)))
-
-    def training_sampler(self, seed: int) -> TrainingSampler:
-        """A random order in which the pictures of a batch are all wide or all high."""
-        return GroupedSampler(self.wide, self.device_batch_size, self._rank, self._world_size, seed, self.repeat)
 
     def _compare(self, categories: dict[int, str]) -> None:
         """Refuse an annotation file whose classes are not those of the task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import warnings
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lk_downstream import machine
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
-from lk_downstream.data.samplers import DrawSampler, EvaluationSampler, TrainingSampler
+from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
 from lk_downstream.errors import DamagedFile, InputError
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -70,7 +71,7 @@ class Transformed(Dataset):
 
 
 class Drawn(Dataset):
-    """A data set whose items are augmented by random numbers that their draw alone decides, see :class:`DrawSampler`.
+    """A data set whose items are augmented by random numbers of their draw alone, see :class:`TrainingSampler`.
 
     All generators of the process are seeded: those of Python, NumPy and PyTorch on the CPU.
 
@@ -121,39 +122,6 @@ class WithLeftOut:
         return {**batch, "left_out": left_out} if left_out else batch
 
 
-class TrainingLoader(DataLoader):
-    """A loader that a resumed run continues at the batch where it was stopped.
-
-    Args:
-        dataset: See :class:`Drawn`.
-        batch_size: Samples in a batch of this process.
-        sampler: See :class:`DrawSampler`.
-        trainer: Counts the batches that have been trained on; they are fewer than were loaded.
-        **options: Those of PyTorch's loader.
-    """
-
-    def __init__(
-        self,
-        dataset: Drawn,
-        batch_size: int = 1,
-        sampler: DrawSampler | None = None,
-        trainer: L.Trainer | None = None,
-        **options: Any,
-    ):
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
-        self.trainer = trainer
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches are done."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        epoch, batches = divmod(done, self.trainer.num_training_batches)
-        return {"epoch": epoch, "batches": batches}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on behind what is done of that epoch."""
-        self.sampler.resume(state_dict["epoch"], state_dict["batches"] * self.batch_size)
-
-
 class DataModule(L.LightningDataModule):
     """Loaders that are right for one process and for many.
 
@@ -178,6 +146,7 @@ class DataModule(L.LightningDataModule):
         palette: A colour (red, green, blue) for each class.
         ignore_index: Value of the masks where nothing is labelled, 255.
         train_set: Training data, from ``setup`` on.
+        train_groups: For each training sample the number of its group, where a batch is to be of one; None: all are.
         val_set: Validation data, from ``setup`` on.
         collate_train: Makes a training batch of samples.
         collate_val: Makes a validation or prediction batch of samples.
@@ -186,6 +155,7 @@ class DataModule(L.LightningDataModule):
     classes: tuple[str, ...]
     palette: Palette
     ignore_index = 255
+    train_groups: Sequence[int] | None = None
     # Functions rather than methods: a loader process that is spawned gets them without the module and its Trainer.
     collate_train: Collate = staticmethod(collate)
     collate_val: Collate = staticmethod(collate_evaluation)
@@ -220,7 +190,7 @@ class DataModule(L.LightningDataModule):
         Raises:
             InputError: The global batch does not divide by devices times accumulated batches.
         """
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        accumulate = self._accumulate
         parts = self._world_size * accumulate
         if self.batch_size % parts:
             raise InputError(
@@ -230,23 +200,45 @@ class DataModule(L.LightningDataModule):
             )
         return self.batch_size // parts
 
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of an epoch, from ``setup`` on.
+
+        Raises:
+            InputError: ``trainer.limit_train_batches`` would end an epoch in the middle of a step.
+        """
+        steps = len(self.train_set) * self.repeat // self.batch_size
+        accumulate, limit = self._accumulate, self.trainer.limit_train_batches if self.trainer else 1.0
+        batches = steps * accumulate
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        if batches % accumulate:
+            raise InputError(
+                f"trainer.limit_train_batches {limit} is {batches} batches an epoch, the last of which are no whole "
+                f"optimizer step of {accumulate} accumulated batches: make it a multiple of {accumulate}"
+            )
+        return batches // accumulate
+
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training split in random order; an incomplete last batch is left out."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        sampler, batch_size = self.training_sampler(seed), self.device_batch_size
-        collate_train = WithLeftOut(self.collate_train) if self.skip_damaged else self.collate_train
-        if len(sampler) < batch_size:
+        """Batches of the training split in random order; what is left of an epoch begins the next one."""
+        batch_size = self.device_batch_size
+        if len(self.train_set) * self.repeat < self.batch_size:
             raise InputError(
                 f"an epoch has {len(self.train_set) * self.repeat} training pictures, fewer than a batch of "
-                f"{batch_size * self._world_size}: make data.batch_size smaller or data.repeat larger"
+                f"{self.batch_size}: make data.batch_size smaller or data.repeat larger"
             )
-        # A generator of its own, so that a pass takes nothing from that of the training. By keywords: Lightning, which
-        # builds the loader anew for overfit_batches, needs them.
-        return TrainingLoader(
-            dataset=Drawn(self.train_set, self.skip_damaged),
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        processes = (self._rank, self._world_size)
+        sampler = TrainingSampler(
+            len(self.train_set), self.batch_size, *processes, seed, self.repeat, self.train_groups, self.epoch_steps
+        )
+        if self.trainer:
+            sampler.resume(self.trainer.global_step)
+        collate_train = WithLeftOut(self.collate_train) if self.skip_damaged else self.collate_train
+        # A generator of its own, so that a pass takes nothing from that of the training.
+        return DataLoader(
+            Drawn(self.train_set, self.skip_damaged),
             batch_size=batch_size,
-            sampler=DrawSampler(sampler, self._rank, self._world_size),
-            trainer=self.trainer,
+            sampler=sampler,
             drop_last=True,
             generator=torch.Generator().manual_seed(seed),
             **self._options(collate_train),
@@ -286,10 +278,6 @@ class DataModule(L.LightningDataModule):
                 path.write_text("\n".join(sentences) + "\n", encoding="utf-8")
                 print(f"all of them: {path}")
 
-    def training_sampler(self, seed: int) -> TrainingSampler:
-        """The share of this process in a random order of the training split."""
-        return TrainingSampler(len(self.train_set), self._rank, self._world_size, seed, self.repeat)
-
     def val_dataloader(self) -> DataLoader:
         """Every validation picture once over all devices."""
         return self._evaluation_loader(self.val_set)
@@ -327,9 +315,26 @@ class DataModule(L.LightningDataModule):
         return max(1, min(8, machine.cores() // local - 1))
 
     @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
+
+    @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+
+def run_steps(trainer: L.Trainer) -> float:
+    """Optimizer steps of a training run, from its ``setup`` on; infinite if nothing limits it.
+
+    Lightning's estimate makes the training loader, too early for that of a resumed run to know its step.
+    """
+    if not isinstance(trainer.datamodule, DataModule):
+        return trainer.estimated_stepping_batches
+    limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(trainer.max_epochs * trainer.datamodule.epoch_steps)
+    return min(limits, default=math.inf)

@@ -4,133 +4,118 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+# An index, and the numbers that its augmentation is drawn from.
+Drawing = tuple[int, tuple[int, int]]
 
-class TrainingSampler(Sampler[int]):
-    """Each process's share of a random order that depends on the seed and the epoch alone.
 
-    Within an epoch no index is repeated (more often than ``repeat`` times), and every process gets equally many: up to
-    ``world_size - 1`` indices at the end of the order are left out, different ones in every epoch. Lightning calls
-    ``set_epoch`` before every epoch, so that a resumed run continues with the order it would have had.
+class TrainingSampler(Sampler[Drawing]):
+    """Each process's share of an endless order of global batches, which depends on the seed alone.
+
+    The order is one random pass after another over the data set, cut into batches of an optimizer step; a batch may
+    hold the end of a pass and the begin of the next, so that no sample is left out in the long run and every step has
+    equally many. Optimizer step i has batch i, however the run is divided into processes, accumulated batches and
+    epochs, and wherever it was stopped in between. What is drawn with an index is its (seed, place in the order).
+
+    With ``groups`` the samples of a batch are of one group, such as wide or high images, in the order in which the
+    batches become full; what is left of the groups at the end of a pass goes into mixed ones, at most two a pass beside
+    the one between two passes.
 
     Args:
         length: Number of samples of the data set.
+        batch_size: Samples of an optimizer step, over all processes; a multiple of ``world_size``.
         rank: This process.
         world_size: Number of processes.
         seed: The same in all processes.
         repeat: How often an epoch passes the data set, each time in a new order. More than once saves small data sets
             the pause between epochs.
-        multiple: Each process gets a multiple of this number, such as its pictures of an optimizer step.
-    """
-
-    def __init__(
-        self, length: int, rank: int = 0, world_size: int = 1, seed: int = 0, repeat: int = 1, multiple: int = 1
-    ):
-        self.length, self.rank, self.world_size, self.seed, self.repeat = length, rank, world_size, seed, repeat
-        self.multiple = multiple
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        share = self.length * self.repeat // self.world_size
-        return share - share % self.multiple if share >= self.multiple else share
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.order()[self.rank : len(self) * self.world_size : self.world_size]
-
-    def order(self) -> list[int]:
-        """The order of this epoch, of all processes together."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).tolist()
-
-
-class GroupedSampler(TrainingSampler):
-    """As :class:`TrainingSampler`, but the samples of a batch are all of one group, such as wide or high pictures.
-
-    The order consists of global batches, each of one group, in the order in which they become full; what is left of the
-    groups goes into the last ones, mixed. Cut into pieces of ``batch_size`` it gives each process its part of them, so
-    that at the same step all processes have the same group.
-
-    Args:
-        groups: For each sample whether it is of the one group or of the other.
-        batch_size: Samples in a batch of one process.
-        rank: This process.
-        world_size: Number of processes.
-        seed: The same in all processes.
-        repeat: How often an epoch passes the data set.
+        groups: For each sample the number of its group; None: all are of one.
+        epoch_steps: Optimizer steps of an epoch, where it is shorter than ``repeat`` passes; None: it is not.
     """
 
     def __init__(
         self,
-        groups: Sequence[bool],
-        batch_size: int,
+        length: int,
+        batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
         repeat: int = 1,
+        groups: Sequence[int] | None = None,
+        epoch_steps: int | None = None,
     ):
-        super().__init__(len(groups), rank, world_size, seed, repeat)
-        self.groups, self.batch_size = groups, batch_size
-
-    def __len__(self) -> int:
-        return self.length * self.repeat // (self.batch_size * self.world_size) * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        whole = self.batch_size * self.world_size
-        waiting: dict[bool, list[int]] = {False: [], True: []}
-        batches: list[int] = []
-        for index in self.order():
-            group = waiting[bool(self.groups[index])]
-            group.append(index)
-            if len(group) == whole:
-                batches += group
-                group.clear()
-        batches += waiting[False] + waiting[True]
-        for start in range(0, len(self) * self.world_size, whole):
-            yield from batches[start + self.rank : start + whole : self.world_size]
-
-
-class DrawSampler(Sampler[tuple[int, tuple[int, int, int]]]):
-    """The indices of a training sampler, each with what its augmentation is drawn from, from any place of an epoch on.
-
-    A draw is (seed, epoch, place in the order of all processes): it depends neither on the number of loader processes
-    nor on whether the run was stopped in between.
-
-    Args:
-        sampler: Gives the indices of this process.
-        rank: This process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, sampler: TrainingSampler, rank: int = 0, world_size: int = 1):
-        self.sampler, self.rank, self.world_size = sampler, rank, world_size
-        self.resumed: tuple[int, int] | None = None
+        self.length, self.batch_size, self.rank, self.world_size = length, batch_size, rank, world_size
+        self.seed, self.repeat = seed, repeat
+        self.groups = None if groups is None else np.asarray(groups)
+        self.samples = length * repeat  # of a pass
+        self.epoch_steps = self.samples // batch_size if epoch_steps is None else epoch_steps
+        self.first = 0  # optimizer step that the next iteration begins with
+        self.resumed: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
-        self.sampler.set_epoch(epoch)
+        """Begin with the first step of this epoch."""
+        self.first = epoch * self.epoch_steps
 
-    def resume(self, epoch: int, first: int) -> None:
-        """Let the next pass be of this epoch, without so many of its first indices."""
-        self.resumed = epoch, first
+    def resume(self, step: int) -> None:
+        """Let the next iteration, and only that, begin with this optimizer step and end with its epoch."""
+        self.resumed = step
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return self.samples // self.batch_size * self.batch_size // self.world_size  # Lightning limits it by itself
 
-    def __iter__(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
-        # Lightning starts the first pass of a resumed run before it sets the epoch.
-        epoch, first = self.resumed or (self.sampler.epoch, 0)
-        self.resumed = None
-        self.sampler.set_epoch(epoch)
-        seed = self.sampler.seed
-        for place, index in enumerate(self.sampler):
-            if place >= first:
-                yield index, (seed, epoch, place * self.world_size + self.rank)
+    def __iter__(self) -> Iterator[Drawing]:
+        # Lightning starts the first iteration of a resumed run before it sets the epoch.
+        first, self.resumed = self.first if self.resumed is None else self.resumed, None
+        last = first - first % self.epoch_steps + self.epoch_steps
+        step = first
+        while step < last:
+            number = ((step + 1) * self.batch_size - 1) // self.samples
+            begin, batches = number * self.samples // self.batch_size, self.batches(number)
+            for batch in batches[step - begin : last - begin]:
+                place = step * self.batch_size + self.rank
+                for index in batch[self.rank :: self.world_size].tolist():
+                    yield index, (self.seed, place)
+                    place += self.world_size
+                step += 1
+
+    def batches(self, number: int) -> np.ndarray:
+        """The global batches that become full in pass ``number``, (steps, batch_size)."""
+        order, taken = self._order(number), self._taken(number)
+        begun = order[:0]
+        if taken:
+            before = self._arranged(number - 1)
+            begun = np.concatenate((before[len(before) + taken - self.batch_size :], order[:taken]))
+        arranged = np.concatenate((begun, self._grouped(order[taken:])))
+        full = len(arranged) // self.batch_size
+        return arranged[: full * self.batch_size].reshape(full, self.batch_size)
+
+    def _order(self, number: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).numpy()
+
+    def _taken(self, number: int) -> int:
+        """How many samples of a pass complete the batch that the pass before has begun."""
+        return -number * self.samples % self.batch_size
+
+    def _arranged(self, number: int) -> np.ndarray:
+        return self._grouped(self._order(number)[self._taken(number) :])
+
+    def _grouped(self, order: np.ndarray) -> np.ndarray:
+        """Full batches of one group, in the order in which they become full, and then all else."""
+        if self.groups is None:
+            return order
+        full, rest = [], []
+        for group in np.unique(self.groups):
+            places = (self.groups[order] == group).nonzero()[0]
+            whole = len(places) - len(places) % self.batch_size
+            full.append(places[:whole].reshape(-1, self.batch_size))
+            rest.append(places[whole:])
+        batches = np.concatenate(full)
+        batches = batches[batches[:, -1].argsort()]
+        return order[np.concatenate((batches.ravel(), np.sort(np.concatenate(rest))))]
 
 
 class EvaluationSampler(Sampler[int]):

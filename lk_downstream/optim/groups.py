@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from lk_downstream.errors import InputError
+from lk_downstream.optim.moments import keep_options
 
 BATCH_NORMS = (_NormBase, nn.GroupNorm)
 NORMS = (*BATCH_NORMS, nn.LayerNorm)
@@ -174,4 +175,5 @@ class ParameterGroups:
         for group, tensors in zip(optimizer.param_groups, names):
             group["lr"] *= group["lr_scale"]
             group["tensors"] = len(tensors)
+        keep_options(optimizer, names)
         return optimizer

@@ -7,11 +7,12 @@ of each parameter group, so that factors between groups (layer-wise decay) are k
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class WarmupSchedule(LambdaLR):
@@ -155,3 +156,13 @@ class MultiStep(WarmupSchedule):
     def warmup(self, step: int) -> float:
         """The warm-up's factor at optimizer step ``step`` < ``warmup_steps``."""
         return self.warmup_ratio if self.warmup_form == "constant" else super().warmup(step)
+
+
+def catch_up(schedule: LRScheduler, step: int) -> None:
+    """Bring a new schedule to an optimizer step, as if it had been there from the begin."""
+    if isinstance(schedule, WarmupSchedule):
+        schedule.last_epoch = max(step - 1, schedule.last_epoch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no optimizer step has been made
+        while schedule.last_epoch < step:
+            schedule.step()

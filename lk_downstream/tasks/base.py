@@ -19,8 +19,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from lk_downstream.backbones import Backbone
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.callbacks.averaging import keep_average, resume_plain
+from lk_downstream.data.module import run_steps
 from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
+from lk_downstream.optim.schedules import catch_up
+from lk_downstream.tasks import resume
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
@@ -98,6 +101,7 @@ class Task(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load weights and adapt the modules to the machine, once."""
+        resume.refuse_other_batches(self.trainer)
         if self.weights and not self.trainer.ckpt_path:
             report = load_weights(self, self.weights)
             lacking = [name for name in report.missing if not name.startswith("auxiliary_head.")]  # not used any more
@@ -116,6 +120,12 @@ class Task(L.LightningModule):
             self.backbone.compile()
             self.compile_backbone = False
 
+    def on_train_start(self) -> None:
+        """Bring the schedule of this run's config to the step that a resumed run begins with."""
+        resume.validate_between_steps(self.trainer)
+        for config in self.trainer.lr_scheduler_configs:
+            catch_up(config.scheduler, self.trainer.global_step)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let all random numbers of a step depend on seed, step and process alone, as in a run that was not stopped."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
@@ -130,7 +140,7 @@ class Task(L.LightningModule):
         optimizer = self.groups.optimizer(self, self.optimizer_factory)
         if self.schedule_factory is None:
             return {"optimizer": optimizer}
-        steps = self.trainer.estimated_stepping_batches
+        steps = run_steps(self.trainer)
         if math.isinf(steps):
             raise InputError("the schedule needs the length of the run: set trainer.max_steps or trainer.max_epochs")
         schedule = self.schedule_factory(optimizer, int(steps))
@@ -153,6 +163,8 @@ class Task(L.LightningModule):
                 f"--ckpt_path: the checkpoint is of another model ({len(wrong)} of {len(own)} tensors differ, such as "
                 f"{wrong[0]}): give the config.yaml of its run as --config"
             )
+        if self.trainer.state.fn == "fit":
+            resume.adopt(self.trainer, checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe, without the files that the run started from: a checkpoint is complete."""

@@ -37,7 +37,9 @@ def test_figures_of_several_kinds_are_a_table():
 
 @pytest.mark.parametrize(("stage", "best"), [("fit", 0.9), ("validate", 0.2)])
 def test_an_evaluation_reports_its_own_figures_and_not_the_best_of_the_training(stage, best):
-    trainer = SimpleNamespace(log_dir=None, sanity_checking=False, global_step=7, is_global_zero=True)
+    trainer = SimpleNamespace(
+        log_dir=None, sanity_checking=False, global_step=7, is_global_zero=True, checkpoint_callback=None
+    )
     task = SimpleNamespace(monitor="val/mIoU", results={"summary": {"mIoU": 0.2}, "classes": {}})
     report = RunReport()
     report.setup(trainer, task, stage)

@@ -170,17 +170,6 @@ def test_a_training_batch(tree):
     assert len(batch["name"]) == 4
 
 
-def test_an_epoch_has_whole_optimizer_steps(tree):
-    module = data(tree, partial(ImageNet, complete=False), batch_size=8)
-    module.trainer = type(
-        "T", (), {"accumulate_grad_batches": 4, "world_size": 1, "global_rank": 0, "num_devices": 1}
-    )()
-    module.setup("fit")
-    loader = module.train_dataloader()
-    assert module.device_batch_size == 2
-    assert len(loader) == 4  # 12 pictures: one step of 8, and not a second of 4
-
-
 def test_prediction_takes_pictures_of_any_size(tree):
     module = data(tree, partial(ImageNet, complete=False), predict=str(tree / "val"))
     assert next(iter(module.predict_dataloader()))["image"].shape == (7, 3, 16, 16)

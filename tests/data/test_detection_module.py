@@ -8,7 +8,6 @@ import torch
 
 from lk_downstream.data import Coco, DetectionData, MultiScale, Synthetic
 from lk_downstream.data.detection_module import collate_detection
-from lk_downstream.data.samplers import GroupedSampler, TrainingSampler
 from lk_downstream.errors import InputError
 
 
@@ -82,7 +81,7 @@ def test_padding_is_zero_and_below_and_right():
 def test_pictures_without_objects_on_demand(root):
     data = make(root, keep_empty=True)
     data.setup("fit")
-    assert len(data.train_set) == len(data.wide) == 10
+    assert len(data.train_set) == len(data.train_groups) == 10
 
 
 def test_splits_with_different_classes_are_refused(root, tmp_path):
@@ -116,32 +115,3 @@ def test_loaders_can_be_sent_to_spawned_processes(root):
 def test_wrong_scale(tmp_path):
     with pytest.raises(InputError, match=r"data\.scale"):
         make(tmp_path, scale=(0, 10))
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("repeat", [1, 3])
-def test_grouped_batches(world, repeat):
-    groups = [index % 3 == 0 for index in range(50)]
-    samplers = [GroupedSampler(groups, 2, rank, world, seed=5, repeat=repeat) for rank in range(world)]
-    orders = []
-    for epoch in range(2):
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
-        shares = [list(sampler) for sampler in samplers]
-        assert [len(share) for share in shares] == [len(sampler) for sampler in samplers]
-        assert len(shares[0]) == 50 * repeat // (2 * world) * 2
-        used = [index for share in shares for index in share]
-        assert max(used.count(index) for index in set(used)) <= repeat
-        assert 50 * repeat - len(used) < 2 * world
-        mixed = 0
-        for step in range(0, len(shares[0]), 2):
-            kinds = {groups[index] for share in shares for index in share[step : step + 2]}
-            mixed += len(kinds) > 1
-        assert mixed <= 1
-        orders.append(used)
-    assert orders[0] != orders[1]
-
-
-def test_plain_order_is_unchanged_by_the_grouping():
-    plain, grouped = TrainingSampler(20, seed=3), GroupedSampler([True] * 20, 4, seed=3)
-    assert list(plain) == list(grouped)

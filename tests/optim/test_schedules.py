@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import LinearLR, PolyLR
 
 from lk_downstream.optim import Cosine, MultiStep, Poly
+from lk_downstream.optim.schedules import catch_up
 
 
 def optimizer(lr=2e-4):
@@ -84,3 +85,22 @@ def test_a_resumed_schedule_goes_on():
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.load_state_dict(first.state_dict())
     assert rates(second, 13) == whole[7:]
+
+
+SCHEDULES = [
+    lambda optimizer: Poly(optimizer, 20, warmup_steps=3),
+    lambda optimizer: Cosine(optimizer, 20, warmup_steps=5, min_ratio=0.1),
+    lambda optimizer: MultiStep(optimizer, 20, warmup_steps=2),
+    lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20),
+    lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=20),
+    lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 4),
+]
+
+
+@pytest.mark.parametrize("make", SCHEDULES)
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_a_schedule_that_catches_up_is_the_one_that_was_there(make, step):
+    whole = rates(make(optimizer()), 15)
+    schedule = make(optimizer())
+    catch_up(schedule, step)
+    assert rates(schedule, 15 - step) == whole[step:]
