@@ -288,7 +288,7 @@ def _short(number: float) -> str:
 def save_csv(rows: list[Row], path: Path) -> None:
     """One line per row, with all its fields."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

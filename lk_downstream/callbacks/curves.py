@@ -58,7 +58,7 @@ def plot_run(folder: str | os.PathLike, monitor: str | None = None) -> Path:
     if not series:
         raise InputError(f"{folder / 'metrics.csv'} holds no figures; train for more steps than log_every_n_steps")
     if monitor is None and (folder / "metrics.json").is_file():
-        summary = json.loads((folder / "metrics.json").read_text()).get("best", {}).get("summary", {})
+        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("best", {}).get("summary", {})
         monitor = next((f"val/{name}" for name in summary), None)
     validated = [name for name in series if name.startswith("val/")]
     if monitor and validated and monitor not in validated:
@@ -72,7 +72,7 @@ def plot_run(folder: str | os.PathLike, monitor: str | None = None) -> Path:
 def read_series(path: str | os.PathLike) -> dict[str, Series]:
     """The figures in a ``metrics.csv`` by name: optimizer steps, counted from 1 and rising, and finite values."""
     found: dict[str, dict[int, float]] = {}
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, text in row.items():
                 if name not in (None, "step", "epoch") and text and row.get("step"):

@@ -219,7 +219,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` (NaN as null) so that ``path`` never holds an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
+    part.write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
     part.replace(path)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -206,9 +205,11 @@ def complete_folder(root: Path) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)
         yield temporary
-        with contextlib.suppress(FileExistsError):
+        try:
+            temporary.replace(root)
+        except OSError:  # another process was first; what the error is called differs from system to system
             if not root.exists():
-                os.rename(temporary, root)
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -129,7 +129,7 @@ def write_coco(root: Path, options: Synthetic) -> None:
                 annotations.append({"id": len(annotations) + 1, "image_id": identity, **entry})
         (folder / "annotations").mkdir()
         for split, content in files.items():
-            (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+            (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _numbers(options: Synthetic, *splits: tuple[str, str]) -> Iterator[tuple[str, str, int, np.random.Generator]]:

@@ -268,7 +268,7 @@ class CocoEvaluator:
         for kind, rows in self.results.items():
             paths.append(Path(folder) / f"results.{kind}.json")
             paths[-1].parent.mkdir(parents=True, exist_ok=True)
-            paths[-1].write_text(json.dumps(rows))
+            paths[-1].write_text(json.dumps(rows), encoding="utf-8")
         return paths
 
 

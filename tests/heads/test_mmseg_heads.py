@@ -1,5 +1,7 @@
 """mmsegmentation's decode heads on a backbone's channels."""
 
+import sys
+
 import pytest
 import torch
 
@@ -47,3 +49,9 @@ def test_a_wrong_head_is_refused_in_a_sentence(name, options, words):
 def test_a_level_that_is_not_there():
     with pytest.raises(InputError, match="in_index 4 of the head is out of range"):
         DecodeHead(CHANNELS, 5, "FCNHead", in_index=4)
+
+
+def test_mmsegmentation_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmseg.registry", None)
+    with pytest.raises(InputError, match="pip install onedl-mmsegmentation onedl-mmcv onedl-mmengine"):
+        DecodeHead(CHANNELS, 5, "PSPHead")

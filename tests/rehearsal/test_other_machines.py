@@ -1,0 +1,116 @@
+"""Machines without display libraries, without scipy, and without what Windows and macOS lack."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MM = "mmseg mmcv mmengine mmdet"
+SLIM = {"BROKEN": "cv2", "ABSENT": f"{MM} scipy"}
+# What is only there on Unix, or only on Linux; what PyTorch and Lightning ask for on any system but Windows stays
+WINDOWS = {
+    "ABSENT": "resource fcntl termios pwd grp pty",
+    "WITHOUT": "os.sched_getaffinity os.fork os.forkpty os.symlink os.link os.getuid os.geteuid os.killpg "
+    "signal.SIGHUP signal.SIGUSR2 signal.SIGALRM signal.alarm signal.setitimer select.poll select.epoll",
+    "SPAWN": "1",
+    "PYTHONIOENCODING": "cp1252",
+}
+STEPS = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
+SMALL = {
+    "segmentation": ["--data.crop_size", "64", "--data.scale", "[80, 64]"],
+    "classification": ["--data.size", "32"],
+    "detection": [],
+}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Runs a program of Python on a machine that lacks something; all processes that it starts lack it too."""
+    (tmp_path / "site").mkdir()
+    shutil.copy(Path(__file__).with_name("other_machines.py"), tmp_path / "site" / "sitecustomize.py")
+
+    def run(lacking, *words):
+        path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", **lacking}
+        options = {"capture_output": True, "text": True, "errors": "replace", "timeout": 600, "cwd": tmp_path}
+        return subprocess.run([sys.executable, *words], env=environment, check=False, **options)
+
+    return run
+
+
+def fit(task, workers):
+    """Words of a small run of a demo."""
+    data = ["--data.synthetic", "{train: 4, val: 4, size: [64, 80]}", "--data.batch_size", "2"]
+    config = ["--config", str(ROOT / "configs" / f"demo_{task}.yaml"), "--data.workers", workers]
+    return [*config, *STEPS, *data, *SMALL[task]]
+
+
+def figures(folder, task):
+    path = folder / "runs" / f"demo_{task}" / "run_0" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8"))["last"]["summary"]
+
+
+def test_the_demos_without_display_libraries_mmsegmentation_and_scipy(machine, tmp_path):
+    """In one process, to import PyTorch once."""
+    runs = [fit(task, "0") for task in SMALL]
+    program = f"from lk_downstream.cli import main\nfor words in {runs}: main('fit', words)"
+    done = machine(SLIM, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for task, figure in {"segmentation": "mIoU", "classification": "top1", "detection": "bbox_AP"}.items():
+        assert figure in figures(tmp_path, task)
+
+
+def test_a_head_of_mmsegmentation_ends_in_a_sentence_where_opencv_cannot_be_imported(machine):
+    program = "from lk_downstream.heads import DecodeHead; DecodeHead((8, 8), 2, 'PSPHead')"
+    said = machine({"BROKEN": "cv2"}, "-c", program).stderr.strip().splitlines()[-1]
+    assert "InputError: lk_downstream.heads.DecodeHead needs mmsegmentation: it imports OpenCV (cv2)" in said
+    assert "libGL.so.1" in said
+    assert "pip install opencv-python-headless" in said
+
+
+def test_every_module_and_tool_can_be_imported_there(machine):
+    program = f"""
+import importlib, pathlib, runpy, sys
+root = pathlib.Path({str(ROOT)!r})
+for path in sorted((root / "lk_downstream").rglob("*.py")):
+    name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    if name.split(".")[1:2] != ["integrations"] and not name.endswith("__main__"):
+        importlib.import_module(name)
+sys.path.insert(0, str(root / "tools"))
+for path in sorted((root / "tools").glob("*.py")):
+    runpy.run_path(str(path), run_name="imported")
+"""
+    lacking = {**WINDOWS, "ABSENT": f"{WINDOWS['ABSENT']} {SLIM['ABSENT']}", "BROKEN": "cv2"}
+    done = machine(lacking, "-W", "ignore", "-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_as_on_windows(machine, tmp_path):
+    done = machine(WINDOWS, str(ROOT / "tools" / "fit.py"), *fit("segmentation", "1"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "mIoU" in done.stdout
+    assert "peak memory" not in done.stdout
+    assert "mIoU" in figures(tmp_path, "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "program", "word"),
+    [
+        ({"BROKEN": "cv2"}, "import mmcv", "libGL.so.1"),
+        ({"ABSENT": "resource"}, "import resource", "ModuleNotFoundError"),
+        ({"WITHOUT": "os.fork"}, "import os; os.fork()", "AttributeError"),
+        ({"SPAWN": "1"}, "import multiprocessing as m; m.Process(target=lambda: 0).start()", "pickle"),
+        ({"PYTHONIOENCODING": "cp1252"}, "print(chr(0x2588))", "UnicodeEncodeError"),
+    ],
+)
+def test_planted_faults_are_found(machine, lacking, program, word):
+    done = machine(lacking, "-c", program)
+    assert done.returncode == 1
+    assert word in done.stderr
