@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import inspect
+import locale
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, DefaultHelpFormatter, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lk_downstream import trust
 from lk_downstream.errors import InputError
 from lk_downstream.parser_errors import imported
 
@@ -37,11 +42,21 @@ class Formatter(DefaultHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser with this help, also for the classes that settings name."""
+    """Lightning's parser with this help, also for the classes that settings name; configs are UTF-8 on every system."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         own = {"formatter_class": Formatter, "prog": "lk-downstream", "usage": argparse.SUPPRESS}
         super().__init__(*args, **own, **kwargs)
+
+    def parse_path(self, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Namespace:
+        """The settings of a file, which jsonargparse reads in the encoding of the system."""
+        if codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8":
+            return super().parse_path(path, *args, **kwargs)
+        return self.parse_string(trust.read_text(path), os.path.basename(path), *args, **kwargs)
+
+    def save(self, config: Namespace, path: str | os.PathLike, *, skip_none: bool = True, **kwargs: Any) -> None:
+        """Write settings to a file, as one file that takes the place of an older one."""
+        Path(path).write_text(self.dump(config, skip_none=skip_none), encoding="utf-8")
 
 
 def completed(parser: Parser, args: Sequence[str]) -> list[str]:

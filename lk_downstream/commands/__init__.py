@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import platform
 import sys
 from collections.abc import Sequence
@@ -75,6 +76,9 @@ def run(name: str, args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see :func:`main`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of classes and files may have letters that a console lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         if name not in COMMANDS:
             raise InputError(

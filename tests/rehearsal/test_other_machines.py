@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 MM = "mmseg mmcv mmengine mmdet"
@@ -19,6 +21,8 @@ WINDOWS = {
     "signal.SIGHUP signal.SIGUSR2 signal.SIGALRM signal.alarm signal.setitimer select.poll select.epoll",
     "SPAWN": "1",
     "PYTHONIOENCODING": "cp1252",
+    # The locale's encoding, which is that of files that are opened without one, holds no letter but ASCII's
+    **{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
 }
 STEPS = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
 SMALL = {
@@ -37,7 +41,7 @@ def machine(tmp_path):
     def run(lacking, *words):
         path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
         environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", **lacking}
-        options = {"capture_output": True, "text": True, "errors": "replace", "timeout": 600, "cwd": tmp_path}
+        options = {"capture_output": True, "encoding": lacking.get("PYTHONIOENCODING", "utf-8"), "cwd": tmp_path}
         return subprocess.run([sys.executable, *words], env=environment, check=False, **options)
 
     return run
@@ -50,9 +54,10 @@ def fit(task, workers):
     return [*config, *STEPS, *data, *SMALL[task]]
 
 
-def figures(folder, task):
-    path = folder / "runs" / f"demo_{task}" / "run_0" / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8"))["last"]["summary"]
+def figures(folder, config="*"):
+    """The last validation of a run."""
+    path = next((folder / "runs").glob(f"{config}/run_0/metrics.json"))
+    return json.loads(path.read_text(encoding="utf-8"))["last"]
 
 
 def test_the_demos_without_display_libraries_mmsegmentation_and_scipy(machine, tmp_path):
@@ -63,7 +68,7 @@ def test_the_demos_without_display_libraries_mmsegmentation_and_scipy(machine, t
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     for task, figure in {"segmentation": "mIoU", "classification": "top1", "detection": "bbox_AP"}.items():
-        assert figure in figures(tmp_path, task)
+        assert figure in figures(tmp_path, f"demo_{task}")["summary"]
 
 
 def test_a_head_of_mmsegmentation_ends_in_a_sentence_where_opencv_cannot_be_imported(machine):
@@ -91,13 +96,30 @@ for path in sorted((root / "tools").glob("*.py")):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_as_on_windows(machine, tmp_path):
-    done = machine(WINDOWS, str(ROOT / "tools" / "fit.py"), *fit("segmentation", "1"))
+def own_images(root):
+    """Images and masks of two classes, whose names no encoding but Unicode's has."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+            for number in range(2):
+                pixels = generator.integers(0, 2, (64, 80) if kind == "annotations" else (64, 80, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / kind / split / f"{number}.png")
+    (root / "classes.txt").write_text("Straße\n道路\n", encoding="utf-8")
+
+
+def test_a_run_as_on_windows_with_names_that_its_encoding_lacks(machine, tmp_path):
+    own_images(tmp_path / "own")
+    (tmp_path / "settings.yaml").write_text("# 道路\nseed_everything: 3\n", encoding="utf-8")
+    words = ["--data.dataset", "SegmentationFolder", "--data.dataset.root", "own", "--data.synthetic", "null"]
+    words = [*fit("segmentation", "1"), *words, "--config", "settings.yaml"]
+    done = machine(WINDOWS, str(ROOT / "tools" / "fit.py"), *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert "mIoU" in done.stdout
+    assert "Straße" in done.stdout
+    assert "\\u9053\\u8def" in done.stdout
     assert "peak memory" not in done.stdout
-    assert "mIoU" in figures(tmp_path, "segmentation")
+    assert figures(tmp_path)["classes"]["class"] == ["Straße", "道路"]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +129,7 @@ def test_a_run_as_on_windows(machine, tmp_path):
         ({"ABSENT": "resource"}, "import resource", "ModuleNotFoundError"),
         ({"WITHOUT": "os.fork"}, "import os; os.fork()", "AttributeError"),
         ({"SPAWN": "1"}, "import multiprocessing as m; m.Process(target=lambda: 0).start()", "pickle"),
+        ({**WINDOWS, "ABSENT": ""}, "open('a', 'w').write(chr(0x9053))", "UnicodeEncodeError"),
         ({"PYTHONIOENCODING": "cp1252"}, "print(chr(0x2588))", "UnicodeEncodeError"),
     ],
 )
