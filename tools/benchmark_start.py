@@ -27,7 +27,7 @@ ANSWER = "sys.argv = {}; from lk_downstream.commands import main; sys.exit(main(
 
 def seconds(code: str, folder: str) -> float:
     """Processor time of a process that runs some code."""
-    run = subprocess.run([sys.executable, "-c", TIMED.format(code)], capture_output=True, text=True, cwd=folder)
+    run = subprocess.run([sys.executable, "-c", TIMED.format(code)], capture_output=True, encoding="utf-8", cwd=folder)
     return float(run.stderr.split()[-1])
 
 
