@@ -57,8 +57,8 @@ class Network(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1))
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Pictures uint8 -> input of the network, float32."""
-        return (pictures.float() - self.mean) / self.std
+        """Pictures uint8 -> input of the network, of the type of its parameters."""
+        return ((pictures.float() - self.mean) / self.std).to(next(self.parameters()).dtype)
 
 
 class Classifier(Network):

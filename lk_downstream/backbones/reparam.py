@@ -50,7 +50,7 @@ def reparameterize(
                 faster[key] = _is_dense_faster(module, shapes[module])
             forms.append(faster.get(key, dense))
         if not next(unit.parameters()).is_meta:
-            reference = copy.deepcopy(unit).to("cpu", torch.float64)
+            reference = copy.deepcopy(unit).cpu().double()
             candidate = copy.deepcopy(reference)
             _convert(candidate, forms, deep)
             _check(name, reference, candidate)

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 from lk_downstream.data.distortion import PhotoMetricDistortion, uniform
 from lk_downstream.data.labels import IGNORE_INDEX
+from lk_downstream.data.resize import resize_bytes
 
 _TRIES = 10  # of mmseg's RandomCrop
 
@@ -43,13 +44,16 @@ def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize without antialiasing, as OpenCV's ``INTER_LINEAR`` (within one grey level for uint8).
 
     Args:
-        image: uint8 or float, (C, H, W) or (N, C, H, W).
+        image: uint8 or float, (C, H, W) or (N, C, H, W), on any device: the values are the same on all.
         size: New height and width.
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     batch = image.as_subclass(Tensor)[(None,) * (4 - image.ndim)]
-    resized = F.interpolate(batch, size=tuple(size), mode="bilinear", align_corners=False)
+    if batch.dtype == torch.uint8 and batch.device.type != "cpu":
+        resized = resize_bytes(batch, size)
+    else:
+        resized = F.interpolate(batch, size=tuple(size), mode="bilinear", align_corners=False)
     resized = resized[0] if image.ndim == 3 else resized
     return tv_tensors.wrap(resized, like=image) if isinstance(image, tv_tensors.TVTensor) else resized
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lk_downstream.detectors.anchors import AnchorGenerator
 from lk_downstream.detectors.batch import Detections, Sizes, Targets
 from lk_downstream.detectors.blocks import conv_block, flatten_maps, init_normal
-from lk_downstream.detectors.boxes import DeltaCoder, clip
+from lk_downstream.detectors.boxes import DeltaCoder, clip, numbers
 from lk_downstream.detectors.losses import focal_loss, l1_loss, one_hot
 from lk_downstream.detectors.matching import NEGATIVE, IoUAssigner, RandomSampler
 from lk_downstream.detectors.selection import Selection
@@ -146,7 +146,7 @@ class AnchorHead(nn.Module):
         for i, ((height, width), target) in enumerate(zip(sizes, targets)):
             allowed = self.anchors.within(outputs.shapes, (height, width), self.settings.pad_divisor, anchors.device)
             if border >= 0:
-                limit = anchors.new_tensor((width + border, height + border))
+                limit = numbers((width + border, height + border), anchors)
                 allowed &= ((anchors[:, :2] >= -border) & (anchors[:, 2:] < limit)).all(1)
             positive, negative, objects = self.samples(anchors, allowed, target["boxes"])
             labels = torch.cat((target["labels"][objects], negative.new_full(negative.shape, self.num_classes)))
@@ -172,7 +172,7 @@ class AnchorHead(nn.Module):
                 boxes = self.coder.decode(anchors[points], deltas[i, points])
                 levels.append((boxes, scores[points, labels], labels, torch.full_like(labels, level)))
             boxes, scores, labels, groups = (torch.cat(parts) for parts in zip(*levels))
-            boxes = clip(boxes, torch.tensor(size, device=boxes.device))
+            boxes = clip(boxes, size)
             results.append(selection.finish(boxes, scores, labels, groups if group_by_level else None))
         return results
 

@@ -41,7 +41,7 @@ class AnchorGenerator:
         levels = []
         for shape, stride, base in zip(shapes, self.strides, self.base):
             points = grid_points(shape, stride, device, offset=0.0).repeat(1, 2)
-            levels.append((points[:, None] + base.to(device)).reshape(-1, 4))
+            levels.append((points[:, None] + base.to(device, non_blocking=True)).reshape(-1, 4))
         return levels
 
     def within(

@@ -44,6 +44,7 @@ def learnable(targets: Sequence[dict[str, Tensor]], masks: bool) -> Targets:
         wanted = not_empty(boxes)
         if "iscrowd" in target:
             wanted &= ~target["iscrowd"].bool()
+        wanted = wanted.nonzero().squeeze(1)  # once for all of them
         found = {"boxes": boxes[wanted], "labels": target["labels"].long()[wanted]}
         if masks:
             found["masks"] = target["masks"].as_subclass(Tensor)[wanted]

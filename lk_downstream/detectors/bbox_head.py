@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lk_downstream.detectors.blocks import conv_block, init_kaiming, init_normal
 from lk_downstream.detectors.boxes import DeltaCoder
-from lk_downstream.detectors.losses import giou_loss, l1_loss
+from lk_downstream.detectors.losses import cross_entropy, giou_loss, l1_loss
 
 ROI_SIZE = 7
 
@@ -74,7 +74,7 @@ class BBoxHead(nn.Module):
         parameter has a gradient (of zero).
         """
         regions = len(x)
-        x = x if regions else x.new_zeros(1, *x.shape[1:])
+        x = (x if regions else x.new_zeros(1, *x.shape[1:])).to(self.fc_cls.weight.dtype)
         x = self.shared_convs(x).flatten(1)
         for layer in self.shared_fcs:
             x = F.relu(layer(x))
@@ -103,7 +103,7 @@ class BBoxHead(nn.Module):
             box_loss = l1_loss(predicted, self.coder.encode(references, targets))
         count = max(len(labels), 1)
         return {
-            "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / count,
+            "loss_cls": cross_entropy(logits, labels) / count,
             "loss_bbox": box_loss * self.settings.loss_weight / count,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 
 EPS = 1e-6  # mmdet's, added nowhere but as the least union, so that empty boxes overlap by 0 and not by NaN
 MAX_LOG_RATIO = math.log(1000 / 16)  # a decoded side is at most 62.5 times its reference's (Fast R-CNN's code)
+
+
+def numbers(values: float | Sequence[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and on the device of ``like``, for which no GPU is waited for."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -40,10 +46,10 @@ def iou(first: Tensor, second: Tensor, generalized: bool = False) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
-def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Clips boxes (..., 4) to images of ``sizes`` (..., 2) as (h, w), broadcast against the boxes."""
-    limit = sizes.flip(-1).to(boxes)
-    return torch.minimum(boxes.clamp(min=0), torch.cat((limit, limit), dim=-1))
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Clips boxes (..., 4) to an image of ``size`` (h, w)."""
+    height, width = size
+    return torch.minimum(boxes.clamp(min=0), numbers((width, height, width, height), boxes))
 
 
 def from_distances(points: Tensor, distances: Tensor) -> Tensor:
@@ -65,11 +71,11 @@ class DeltaCoder:
         """Deltas (..., 4) that lead from ``references`` (..., 4) to ``boxes`` (..., 4); neither may be empty."""
         size, target = references[..., 2:] - references[..., :2], boxes[..., 2:] - boxes[..., :2]
         shift = (boxes[..., :2] + boxes[..., 2:]) * 0.5 - (references[..., :2] + references[..., 2:]) * 0.5
-        return torch.cat((shift / size, (target / size).log()), dim=-1) / references.new_tensor(self.stds)
+        return torch.cat((shift / size, (target / size).log()), dim=-1) / numbers(self.stds, references)
 
     def decode(self, references: Tensor, deltas: Tensor) -> Tensor:
         """Boxes (..., 4) from ``references`` and ``deltas``, broadcast against each other; not clipped."""
-        deltas = deltas * deltas.new_tensor(self.stds)
+        deltas = deltas * numbers(self.stds, deltas)
         size = references[..., 2:] - references[..., :2]
         centre = (references[..., :2] + references[..., 2:]) * 0.5 + size * deltas[..., :2]
         half = size * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() * 0.5

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lk_downstream.detectors.anchors import grid_points
 from lk_downstream.detectors.batch import Detections, Sizes, Targets
 from lk_downstream.detectors.blocks import Scale, conv_block, flatten_maps, init_normal
-from lk_downstream.detectors.boxes import area, clip, from_distances
+from lk_downstream.detectors.boxes import area, clip, from_distances, numbers
 from lk_downstream.detectors.losses import focal_loss, iou_log_loss, mean_over_ranks, one_hot
 from lk_downstream.detectors.selection import Selection
 from lk_downstream.errors import InputError
@@ -94,8 +94,9 @@ class FCOSHead(nn.Module):
             empty = boxes.new_zeros(0, dtype=torch.int64)
             return empty, empty
         bounds = (-1.0, *self.settings.bounds, 1e8)
-        low, high = ([b] * len(p) for b, p in zip(bounds, points)), ([b] * len(p) for b, p in zip(bounds[1:], points))
-        low, high = (boxes.new_tensor([x for level in side for x in level])[:, None] for side in (low, high))
+        low, high = (
+            torch.cat([boxes.new_full((len(p), 1), b) for b, p in zip(side, points)]) for side in (bounds, bounds[1:])
+        )
         sides = self.sides(torch.cat(points)[:, None], boxes)
         farthest = sides.amax(-1)
         fits = (sides.amin(-1) > 0) & (farthest >= low) & (farthest <= high)
@@ -127,7 +128,7 @@ class FCOSHead(nn.Module):
             predicted.append(from_distances(points[chosen], distances[i, chosen]))
             wanted.append(boxes)
         predicted, wanted, center_logits, centers = map(torch.cat, (predicted, wanted, center_logits, centers))
-        count = mean_over_ranks(torch.tensor(float(len(centers)), device=logits.device)).clamp(min=1)
+        count = mean_over_ranks(numbers(len(centers), centers)).clamp(min=1)
         cls_loss = focal_loss(logits.flatten(0, 1), one_hot(labels.flatten(), self.num_classes))
         box_loss = iou_log_loss(predicted, wanted, centers) / mean_over_ranks(centers.sum()).clamp(min=1e-6)
         center_loss = F.binary_cross_entropy_with_logits(center_logits, centers, reduction="sum")
@@ -146,6 +147,6 @@ class FCOSHead(nn.Module):
                 # The threshold is on the class's score alone, the ranking on its product with the centerness.
                 levels.append((boxes, scores[points, labels] * factors[points], labels))
             boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels))
-            boxes = clip(boxes, torch.tensor(size, device=boxes.device))
+            boxes = clip(boxes, size)
             results.append(selection.finish(boxes, scores, labels))
         return results

@@ -22,6 +22,11 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: floa
     return (weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (K, C) for labels (K,), summed; not an NLL loss, whose kernel for GPUs cannot repeat."""
+    return -logits.log_softmax(1).gather(1, labels[:, None]).sum()
+
+
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """1 - GIoU of decoded boxes (K, 4) and their targets (K, 4), summed."""
     return (1 - iou(boxes, targets, generalized=True)).sum()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import ops
 
 from lk_downstream.detectors.blocks import conv_block, init_kaiming
+from lk_downstream.detectors.roi_align import roi_align
 
 ROI_SIZE = 14
 
@@ -46,7 +46,7 @@ class MaskHead(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Logits (R, 28, 28), float32, for the classes (R,) of regions with features (R, C, 14, 14)."""
-        x = self.conv_logits(F.relu(self.upsample(self.convs(x))))
+        x = self.conv_logits(F.relu(self.upsample(self.convs(x.to(self.conv_logits.weight.dtype)))))
         return x[torch.arange(len(labels), device=x.device), labels].float()
 
     @staticmethod
@@ -59,7 +59,7 @@ class MaskHead(nn.Module):
             objects: int64 (P,), which mask belongs to each region.
         """
         rois = torch.cat((objects[:, None].to(boxes), boxes), dim=1)
-        soft = ops.roi_align(masks[:, None].float(), rois, 2 * ROI_SIZE, aligned=True)
+        soft = roi_align(masks[:, None].float(), rois, 2 * ROI_SIZE)
         return (soft[:, 0] >= 0.5).float()
 
     @staticmethod

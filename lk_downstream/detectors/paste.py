@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lk_downstream.detectors.boxes import numbers
+
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
     """Masks of a whole image from masks within boxes, sampled bilinearly at the pixels' middles (as mmdet's).
@@ -27,8 +29,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
         top, bottom = max(int(y1) - 1, 0), min(int(y2) + 2, height)
         if x2 <= x1 or y2 <= y1 or left >= right or top >= bottom:
             continue
-        x = (torch.arange(left, right, device=mask.device) + 0.5 - x1) / (x2 - x1) * 2 - 1
-        y = (torch.arange(top, bottom, device=mask.device) + 0.5 - y1) / (y2 - y1) * 2 - 1
+        x = (torch.arange(left, right, device=mask.device, dtype=torch.float32) + 0.5 - x1) / (x2 - x1) * 2 - 1
+        y = (torch.arange(top, bottom, device=mask.device, dtype=torch.float32) + 0.5 - y1) / (y2 - y1) * 2 - 1
         grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1)
         sampled = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
         out[top:bottom, left:right] = sampled >= threshold
@@ -49,7 +51,7 @@ def to_original(
         ``boxes``, ``scores``, ``labels`` and, if given, ``masks`` bool (K, H, W).
     """
     x, y = (scale, scale) if isinstance(scale, (int, float)) else scale
-    boxes = detection["boxes"] / detection["boxes"].new_tensor((x, y, x, y))
+    boxes = detection["boxes"] / numbers((x, y, x, y), detection["boxes"])
     result = {**detection, "boxes": boxes}
     if "masks" in detection:
         result["masks"] = paste_masks(detection["masks"], boxes, original_size)

@@ -133,7 +133,7 @@ class RoIHead(nn.Module):
         best = logits[:, :-1].argmax(1)
         best = best if labels is None else torch.where(labels == self.num_classes, best, labels)
         moved = head.decode(torch.cat(boxes), deltas, best).split([len(b) for b in boxes])
-        return [clip(b, torch.tensor(size, device=b.device)) for b, size in zip(moved, sizes)]
+        return [clip(b, size) for b, size in zip(moved, sizes)]
 
     def loss(
         self, maps: Sequence[Tensor], proposals: list[Tensor], sizes: Sizes, targets: Targets
@@ -200,5 +200,5 @@ class RoIHead(nn.Module):
         """Detections of one image from its regions (R, 4), scores (R, classes) and deltas (R, classes or 1, 4)."""
         regions, labels = (scores > self.settings.test.score_threshold).nonzero(as_tuple=True)
         boxes = head.decode(proposals[regions], deltas[regions], labels)
-        boxes = clip(boxes, torch.tensor(size, device=boxes.device))
+        boxes = clip(boxes, size)
         return self.settings.test.finish(boxes, scores[regions, labels], labels, drop_empty=False)

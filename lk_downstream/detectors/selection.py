@@ -84,7 +84,7 @@ class Selection:
         """
         groups = labels if groups is None else groups
         if drop_empty:
-            valid = not_empty(boxes)
+            valid = not_empty(boxes).nonzero().squeeze(1)  # once for all four
             boxes, scores, labels, groups = boxes[valid], scores[valid], labels[valid], groups[valid]
         kept = grouped_nms(boxes, scores, groups, self.nms_iou)[: self.keep]
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}

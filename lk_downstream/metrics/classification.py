@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from lk_downstream.errors import InputError
 
 # Confidences are added as whole numbers, exactly, so that no sum depends on the order of pictures or processes.
-UNIT = 2.0**38  # float32 values of 2**-14 and above are multiples of 2**-38; int64 holds the sum of 2**25 of them
+UNIT_BITS = 38  # float32 values of 2**-14 and above are multiples of 2**-38; int64 holds the sum of 2**25 of them
 LARGEST_MATRIX = 2048  # classes, above which pairs are not counted: 32 MiB
 
 
@@ -64,22 +64,23 @@ class ClassificationMetric(Metric):
         first = ranked[:, 0]
         hit = first == target
         confidence = logits.float().softmax(1).gather(1, first[:, None])[:, 0]
-        # Bins are closed above: (0, 1/15], (1/15, 2/15], ...
-        place = (torch.ceil(confidence.double() * self.bins).long() - 1).clamp(0, self.bins - 1)
-        whole = (confidence.double() * UNIT).round().long()
+        whole = (confidence * 2.0**UNIT_BITS).round().long()  # exact in float32: a power of two
+        # Bins are closed above: (0, 1/15], (1/15, 2/15], ... In whole numbers, as not every GPU has float64.
+        place = ((whole * self.bins - 1) >> UNIT_BITS).clamp(0, self.bins - 1)
         # Not in place: the states may have been made in inference mode.
         self.truth = self.truth + target.bincount(minlength=number)
         self.correct = self.correct + target[hit].bincount(minlength=number)
         self.near = self.near + target[(ranked == target[:, None]).any(1)].bincount(minlength=number)
         self.counts = self.counts + place.bincount(minlength=self.bins)
         self.hits = self.hits + place[hit].bincount(minlength=self.bins)
-        self.confidences = self.confidences.scatter_add(0, place, whole)
+        in_bin = place[:, None] == torch.arange(self.bins, device=place.device)
+        self.confidences = self.confidences + torch.where(in_bin, whole[:, None], 0).sum(0)
         if len(self.matrix):
             pairs = (target * number + first).bincount(minlength=number**2)
             self.matrix = self.matrix + pairs.view(number, number)
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures as fractions of 1, float64.
+        """All figures as fractions of 1, float64, on the CPU: not every GPU has that type.
 
         Returns:
             ``top1``, ``top5`` (left out of five classes or fewer, where it always is 1) and ``ECE`` (scalars);
@@ -87,18 +88,19 @@ class ClassificationMetric(Metric):
             ``bin_confidence`` and ``bin_accuracy`` (one value a bin, NaN where it is empty); and ``matrix`` (int64,
             rows are the truth; empty with more than 2048 classes).
         """
-        total, count = self.truth.sum().double(), self.counts.double()
-        sums = self.confidences.double() / UNIT
-        near = {"top5": self.near.sum() / total} if self.within < len(self.classes) else {}
+        counts = {name: getattr(self, name).cpu() for name in self._defaults}
+        total, number = counts["truth"].sum().double(), counts["counts"].double()
+        sums = counts["confidences"].double() / 2.0**UNIT_BITS
+        near = {"top5": counts["near"].sum() / total} if self.within < len(self.classes) else {}
         return {
-            "top1": self.correct.sum() / total,
+            "top1": counts["correct"].sum() / total,
             **near,
-            "ECE": (sums - self.hits).abs().sum() / total,
-            "accuracy": self.correct.double() / self.truth,
-            "bin_count": self.counts,
-            "bin_confidence": sums / count,
-            "bin_accuracy": self.hits / count,
-            "matrix": self.matrix,
+            "ECE": (sums - counts["hits"]).abs().sum() / total,
+            "accuracy": counts["correct"].double() / counts["truth"],
+            "bin_count": counts["counts"],
+            "bin_confidence": sums / number,
+            "bin_accuracy": counts["hits"] / number,
+            "matrix": counts["matrix"],
         }
 
 

@@ -207,10 +207,10 @@ class CocoEvaluator:
                 self._seen[image_id] = self._found(prediction)
 
     def _found(self, prediction: dict[str, Tensor]) -> _Found:
-        boxes = prediction["boxes"].double().cpu().numpy().reshape(-1, 4)
+        boxes = prediction["boxes"].cpu().double().numpy().reshape(-1, 4)
         return _Found(
             self._categories[prediction["labels"].cpu().numpy()],
-            prediction["scores"].double().cpu().numpy(),
+            prediction["scores"].cpu().double().numpy(),
             np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1),
             encode_masks(prediction["masks"]) if "segm" in self.kinds else [],
         )

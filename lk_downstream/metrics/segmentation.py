@@ -58,13 +58,14 @@ class SegmentationMetric(Metric):
         self.matrix = self.matrix + counts[:number]  # not in place: it may have been made in inference mode
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures as fractions of 1, float64.
+        """All figures as fractions of 1, float64, on the CPU: not every GPU has that type.
 
         Returns:
             ``mIoU``, ``mAcc``, ``aAcc`` (scalars), ``IoU`` and ``Acc`` (one value a class, NaN where it is absent), and
             ``matrix`` (int64, rows are the truth).
         """
-        matrix = self.matrix.double()
+        counts = self.matrix.cpu()
+        matrix = counts.double()
         correct, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = correct / (truth + predicted - correct)
         accuracy = correct / truth
@@ -74,5 +75,5 @@ class SegmentationMetric(Metric):
             "aAcc": correct.sum() / truth.sum(),
             "IoU": iou,
             "Acc": accuracy,
-            "matrix": self.matrix,
+            "matrix": counts,
         }

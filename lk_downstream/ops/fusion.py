@@ -15,35 +15,40 @@ from torch import Tensor, nn
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
+def exact(tensor: Tensor) -> Tensor:
+    """A tensor in float64, on the CPU: not every GPU has that type. What is on the meta device stays there."""
+    return (tensor if tensor.is_meta else tensor.cpu()).double()
+
+
 def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,), float64, of the affine map that a batch norm is in eval mode.
+    """Scale and shift (C,), float64 on the CPU, of the affine map that a batch norm is in eval mode.
 
     Raises:
         TypeError: ``norm`` is not a batch norm with running statistics.
     """
     if not isinstance(norm, BATCH_NORM) or norm.running_mean is None:
         raise TypeError(f"only a batch norm with running statistics can be folded, not {type(norm).__name__}")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (exact(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
+        scale = scale * exact(norm.weight)
+    shift = -exact(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + exact(norm.bias)
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight (O, I/g, kh, kw) and bias (O,) of the one convolution that equals ``norm(conv(x))`` in eval mode.
 
     With ``s = gamma / sqrt(var + eps)`` the weight is ``s * w`` and the bias ``beta + s * (b - mean)``. It is computed
-    in float64 and returned in the dtype of the convolution.
+    in float64 and returned in the dtype and on the device of the convolution.
 
     Raises:
         TypeError: ``norm`` is not a batch norm with running statistics.
     """
     scale, bias = batch_norm_affine(norm)
     if conv.bias is not None:
-        bias = bias + conv.bias.double() * scale
-    weight = conv.weight.double() * scale.reshape(-1, 1, 1, 1)
-    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+        bias = bias + exact(conv.bias) * scale
+    weight = exact(conv.weight) * scale.reshape(-1, 1, 1, 1)
+    return weight.to(conv.weight), bias.to(conv.weight)
 
 
 @torch.no_grad()
@@ -72,23 +77,23 @@ def fuse_bn_conv1x1(norm: nn.Module, conv: nn.Conv2d) -> None:
     if conv.kernel_size != (1, 1) or conv.padding not in ((0, 0), "valid", "same") or conv.groups != 1:
         raise ValueError(f"a batch norm can only be folded into a 1x1 convolution behind it, not into {conv}")
     scale, shift = batch_norm_affine(norm)
-    weight = conv.weight.double()
+    weight = exact(conv.weight)
     bias = weight.flatten(1) @ shift
     if conv.bias is not None:
-        bias = bias + conv.bias.double()
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
+        bias = bias + exact(conv.bias)
+    conv.bias = nn.Parameter(bias.to(conv.weight))
     conv.weight.copy_(weight * scale.reshape(1, -1, 1, 1))
 
 
 @torch.no_grad()
 def fuse_layer_norm_linear(norm: nn.LayerNorm, linear: nn.Linear) -> nn.LayerNorm:
     """Give ``linear`` the scale and shift of the layer norm before it, in place; returns the norm without them."""
-    weight, dtype = linear.weight.double(), linear.weight.dtype
+    weight = exact(linear.weight)
     if norm.bias is not None:
-        bias = weight @ norm.bias.double()
-        linear.bias = nn.Parameter((bias if linear.bias is None else bias + linear.bias.double()).to(dtype))
+        bias = weight @ exact(norm.bias)
+        linear.bias = nn.Parameter((bias if linear.bias is None else bias + exact(linear.bias)).to(linear.weight))
     if norm.weight is not None:
-        linear.weight.copy_(weight * norm.weight.double())
+        linear.weight.copy_(weight * exact(norm.weight))
     return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
 
 

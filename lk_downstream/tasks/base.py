@@ -24,6 +24,7 @@ from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.optim.schedules import catch_up
 from lk_downstream.tasks import resume
+from lk_downstream.tasks.determinism import refuse_unrepeatable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
@@ -79,8 +80,9 @@ class Task(L.LightningModule):
         self.compile_backbone = compile
         self.results: dict[str, dict[str, Any]] = {}
         self.recipe: dict[str, Any] = {}
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1) * 255, persistent=False)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone, name), dtype=torch.float32).view(-1, 1, 1) * 255
+            self.register_buffer(name, values, persistent=False)
 
     def normalize(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """The one place where pictures become network input.
@@ -90,14 +92,25 @@ class Task(L.LightningModule):
             sizes: int64 (N, 2), height and width of each picture; what lies below and to the right is padding.
 
         Returns:
-            float32 (N, 3, H, W) by the mean and standard deviation of the backbone's weights; padding is 0.
+            (N, 3, H, W) by the mean and standard deviation of the backbone's weights, of the type of its parameters;
+            padding is 0.
         """
-        inputs = images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)  # in place: half the time
+        dtype = next(self.backbone.parameters()).dtype
+        wide = torch.promote_types(dtype, torch.float32)  # 16 bits do not tell all grey levels from one another
+        inputs = images.to(wide, copy=True).sub_(self.mean).div_(self.std).to(dtype)  # in place: half the time
         if sizes is not None:
             rows = torch.arange(images.shape[-2], device=images.device) < sizes[:, :1]
             columns = torch.arange(images.shape[-1], device=images.device) < sizes[:, 1:]
             inputs = inputs * (rows[:, None, :, None] & columns[:, None, None, :])
         return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last else inputs
+
+    def _apply(self, *args: Any, **options: Any) -> Task:
+        """Move and cast; mean and standard deviation keep their precision, of which 16 bits would leave eight."""
+        super()._apply(*args, **options)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.backbone, name), dtype=torch.float32).view(-1, 1, 1) * 255
+            setattr(self, name, values.to(getattr(self, name).device))
+        return self
 
     def setup(self, stage: str) -> None:
         """Load weights and adapt the modules to the machine, once."""
@@ -112,7 +125,14 @@ class Task(L.LightningModule):
                     f"which it cannot be evaluated{why}: give the weights of the whole task, or train first"
                 )
         self.weights = None
-        if self.sync_batchnorm and self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":
+        device = self.trainer.strategy.root_device
+        if device.type == "mps" and self.dtype == torch.float64:
+            raise InputError(
+                "--trainer.precision 64-true: Apple's GPUs have no float64; take another precision, or a CPU"
+            )
+        if stage == "fit":
+            refuse_unrepeatable(self, device)
+        if self.sync_batchnorm and self.trainer.world_size > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)

@@ -119,8 +119,11 @@ class Classification(Task):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The cross-entropy of a batch, with smoothed or mixed labels."""
         inputs, target = self.augmented(batch["image"], batch["label"])
-        smoothing = 0.0 if target.ndim == 2 else self.smoothing  # timm's Mixup smooths what it mixes
-        loss = F.cross_entropy(self(inputs).float(), target, label_smoothing=smoothing)
+        smoothing = 0.0
+        if target.ndim == 1:  # timm's Mixup gives shares of the classes, and smooths what it mixes
+            # Of indices the cross-entropy is an NLL loss, which has no reproducible kernel for GPUs.
+            target, smoothing = F.one_hot(target, len(self.classes)).float(), self.smoothing
+        loss = F.cross_entropy(self(inputs).float(), target.float(), label_smoothing=smoothing)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 

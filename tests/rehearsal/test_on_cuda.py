@@ -1,0 +1,190 @@
+"""All flows of all tasks on a CUDA device that is not there: devices, waiting, types of operators."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import flows
+import pytest
+import torch
+import torch.nn.functional as F
+from pretended import Pretended, WaitsOfSteps, trainer_options
+from tables import UNLISTED
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# How often a training step, from a batch on the device to the optimizer, makes the host wait for the device.
+# Detection: 20 times the candidates of 5 levels in 4 images, 16 draws of samples, 8 levels of regions, 4 each of the
+# suppressions, of objects, of anchors within the images and of boxes that are not empty, and 2.
+WAITS = {"segmentation": 0, "classification": 0, "detection": 66}
+BACKBONE = {"segmentation": "test_slak", "classification": "test_replknet", "detection": "test_convnext"}
+PRECISIONS = ("32-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed")
+
+
+@pytest.fixture(scope="module")
+def runs(root, tmp_path_factory):
+    """Every flow of a task in a precision, once."""
+    done = {}
+
+    def run(kind, precision="32-true"):
+        if (kind, precision) not in done:
+            done[kind, precision] = rehearse(kind, root, tmp_path_factory.mktemp(kind), precision)
+        return done[kind, precision]
+
+    return run
+
+
+def rehearse(kind, root, folder, precision):
+    whole = precision == "32-true"
+    with Pretended("cuda") as device:
+        steps = WaitsOfSteps(device)
+        options = {"precision": precision, "averaged": not precision.endswith("16-true")}
+        model, _ = flows.fit(
+            kind, root, folder, backbone=BACKBONE[kind], callbacks=[steps], **options, **trainer_options(device.device)
+        )
+        flows.finite(model)
+        more = {"precision": precision, **trainer_options(device.device)}
+        flows.predict(kind, root, folder, model, **more)
+        if kind == "segmentation":
+            for rule in flows.RULES:
+                more |= trainer_options(device.device)
+                flows.evaluate(root, folder, model, rule, **more)
+        if kind == "classification" and whole:
+            flows.robustness(root, folder, model, **{**more, **trainer_options(device.device)})
+        if whole:
+            flows.resume(kind, root, folder, backbone=BACKBONE[kind], **trainer_options(device.device))
+    return SimpleNamespace(waits=steps.steps, uses=device.uses, model=model)
+
+
+@pytest.mark.parametrize("kind", flows.KINDS)
+def test_a_training_step_waits_no_oftener_than_stated(runs, kind):
+    last = runs(kind).waits[-1]
+    assert last.total() <= WAITS[kind], "\n".join(f"{n} {wait.what}: {wait.where}" for wait, n in last.most_common())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", flows.KINDS)
+def test_the_device_has_every_operator_in_its_type(runs, table, kind, precision):
+    run = runs(kind, precision)
+    assert table.refused((use.operator, use.dtype) for use in run.uses) == []
+    wanted = {"32-true": torch.float32, "bf": torch.bfloat16, "16": torch.float16}
+    dtype = wanted.get(precision) or wanted[precision[:2]]
+    if precision != "16-mixed":  # which autocast has for GPUs alone
+        assert any(use.operator == "aten.convolution" and use.dtype == dtype for use in run.uses), "another precision"
+
+
+@pytest.mark.parametrize("name", flows.DETECTORS)
+def test_every_detector_trains(root, table, tmp_path, name):
+    with Pretended("cuda") as device:
+        flows.step(name, root, tmp_path, **trainer_options(device.device))
+    assert table.refused((use.operator, use.dtype) for use in device.uses) == []
+
+
+def test_what_the_table_lacks_is_used(runs):
+    """A reason for an operator that nobody uses would hide the next one of its name."""
+    used = {use.operator for kind in flows.KINDS for use in runs(kind).uses}
+    assert UNLISTED.keys() - used <= {"aten.item", "aten.slice_backward", "aten.feature_dropout"}  # as versions have it
+
+
+# ---------------------------------------------------------------- planted faults
+
+
+def test_devices_that_do_not_mix_are_those_of_pytorch():
+    """FakeTensor is PyTorch's own judge of mixed devices."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    cases = {
+        "sum": lambda gpu, cpu: gpu + cpu,
+        "number": lambda gpu, cpu: gpu + cpu[0, 0],
+        "product": lambda gpu, cpu: gpu @ cpu,
+        "together": lambda gpu, cpu: torch.cat((gpu, cpu)),
+        "places": lambda gpu, cpu: gpu[cpu.long()[0]],
+        "set": lambda gpu, cpu: gpu.__setitem__(0, cpu[0, 0]),
+        "copy": lambda gpu, cpu: gpu.copy_(cpu),
+        "layer": lambda gpu, cpu: F.linear(gpu, cpu),
+        "choice": lambda gpu, cpu: torch.where(gpu > 0, gpu, cpu),
+    }
+
+    def verdicts(gpu, cpu):
+        found = {}
+        for name, run in cases.items():
+            try:
+                run(gpu, cpu)
+                found[name] = True
+            except (RuntimeError, TypeError):
+                found[name] = False
+        return found
+
+    with FakeTensorMode():
+        theirs = verdicts(torch.ones(2, 2, device="cuda"), torch.ones(2, 2))
+    with Pretended("cuda"):
+        ours = verdicts(torch.ones(2, 2, device="cuda"), torch.ones(2, 2))
+    assert ours == theirs
+    assert Counter(ours.values()) == {True: 4, False: 5}
+
+
+def test_a_tensor_left_on_the_cpu_is_found():
+    with Pretended("cuda") as device:
+        layer = torch.nn.Linear(3, 2).to(device.device)
+        with pytest.raises(RuntimeError, match="same device"):
+            layer(torch.ones(1, 3))
+        x = torch.ones(2, 3, device=device.device, requires_grad=True)
+        with pytest.raises(RuntimeError, match="same device"):
+            layer(x).backward(torch.ones(2, 2))
+        with pytest.raises(TypeError, match="numpy"):
+            x.detach().numpy()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randperm(3, device=device.device, generator=torch.Generator())
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x[0]),
+        lambda x: bool(x.any()),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.tensor([1.0], device=x.device),
+        lambda x: x.new_tensor([1.0]),
+        lambda x: x[torch.tensor([0])],
+        lambda x: max(x),
+        lambda x: x.unique(),
+        lambda x: x.long().bincount(),
+        lambda x: torch.zeros(3).copy_(x),
+        lambda x: torch.zeros(3).to(x.device),
+    ],
+)
+def test_waiting_is_found(wait):
+    with Pretended("cuda") as device:
+        x = torch.arange(3.0, device=device.device)
+        assert device.waits == []
+        wait(x)
+        assert device.waits
+
+
+def test_what_does_not_wait_is_not_counted():
+    with Pretended("cuda") as device:
+        x = torch.arange(3.0, device=device.device, requires_grad=True)
+        y = (torch.where(x > 1, x, 0) * 2).sum() + F.one_hot(x.detach().long(), 3).sum()
+        y.backward()
+        torch.zeros(3).to(device.device, non_blocking=True)
+        assert x.grad.device == device.device
+    assert device.waits == []
+    assert torch.zeros(3).device.type == "cpu"
+
+
+def test_a_missing_kernel_is_found(table):
+    with Pretended("cuda") as device:
+        image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device=device.device)
+        F.interpolate(image, size=(8, 8), mode="bilinear")
+    assert table.refused((use.operator, use.dtype) for use in device.uses) == ["aten.upsample_bilinear2d torch.uint8"]
+
+
+def test_a_missing_kernel_of_a_backward_pass_is_found(table):
+    assert table.refused([("aten.upsample_bilinear2d_backward", torch.uint8)])
+    assert table.refused([("torchvision.roi_align", torch.bfloat16)])
+    assert table.refused([("aten.made_up", torch.float32)])
+    assert not table.refused([("aten.convolution_backward", torch.bfloat16)])
