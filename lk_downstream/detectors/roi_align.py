@@ -74,7 +74,7 @@ class _Repeatable(torch.autograd.Function):
         step = max(1, CHUNK // (channels * ctx.size * width))
         for image in range(images):
             own = (rois[:, 0] == image).nonzero().squeeze(1)
-            for some in own.split(step):
+            for some in own.split(step) if len(own) else ():
                 boxes = rois[some, 1:] * ctx.scale - 0.5
                 rows = sample_weights(boxes[:, 1], boxes[:, 3], ctx.size, height)
                 columns = sample_weights(boxes[:, 0], boxes[:, 2], ctx.size, width)

@@ -71,7 +71,8 @@ class Use(NamedTuple):
     operator: str
     overload: str
     dtype: torch.dtype
-    arguments: tuple[Any, ...]  # those that are no tensors
+    tensors: int  # among its arguments
+    arguments: tuple[Any, ...]  # words and flags among them
 
 
 class Pretended(TorchDispatchMode):
@@ -191,7 +192,9 @@ class Pretended(TorchDispatchMode):
             dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
         else:
             dtype = main.dtype
-        use = Use(f"{func.namespace}.{func._schema.name.split('::')[1]}", func._overloadname, dtype, _plain(args))
+        use = Use(
+            f"{func.namespace}.{func._schema.name.split('::')[1]}", func._overloadname, dtype, len(given), _plain(args)
+        )
         if use not in self.uses:
             self.uses[use] = line()
 

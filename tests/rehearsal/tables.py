@@ -41,7 +41,7 @@ UNLISTED = {
     "aten.select_backward": "zeros, and a copy into a view",
     "aten.set_": "the storage of another tensor, without arithmetic",
     "aten.slice_backward": "zeros, and a copy into a view",
-    "lk_downstream.depthwise_conv2d": "made of operators that are seen one by one; its own GPU kernels have their tests",
+    "lk_downstream.depthwise_conv2d": "made of operators that are seen one by one; its GPU kernels have own tests",
     "lk_downstream.depthwise_conv2d_weight": "likewise",
     "torchvision._roi_align_backward": "float16, float32 and float64 (its kernels' AT_DISPATCH); called with float32",
     "torchvision.nms": "likewise",
