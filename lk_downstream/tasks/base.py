@@ -27,6 +27,8 @@ from lk_downstream.tasks import resume
 from lk_downstream.tasks.determinism import refuse_unrepeatable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
+EPS_FLOAT16 = 1e-4  # gradients whose squares float16 takes for 0 are up to 2.4e-4: steps of 2.4 learning rates at most
+
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 
@@ -158,6 +160,8 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer on the parameter groups, and the schedule by optimizer step."""
         optimizer = self.groups.optimizer(self, self.optimizer_factory)
+        if self._raise_eps(optimizer) and self.trainer.is_global_zero:
+            print(f"optimizer: eps is {EPS_FLOAT16}, as less is 0 in the float16 of the weights and leaves NaN")
         if self.schedule_factory is None:
             return {"optimizer": optimizer}
         steps = run_steps(self.trainer)
@@ -165,6 +169,19 @@ class Task(L.LightningModule):
             raise InputError("the schedule needs the length of the run: set trainer.max_steps or trainer.max_epochs")
         schedule = self.schedule_factory(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @staticmethod
+    def _raise_eps(optimizer: Optimizer) -> bool:
+        """Raise an ``eps`` that float16 weights take for 0; whether there was one."""
+        low = [
+            group
+            for group in optimizer.param_groups
+            if any(p.dtype == torch.float16 for p in group["params"])
+            and group.get("eps", 1.0) < torch.finfo(torch.float16).smallest_normal
+        ]
+        for group in low:
+            group["eps"] = EPS_FLOAT16
+        return bool(low)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint for other classes or of another model in a sentence."""

@@ -114,10 +114,9 @@ def task(kind: str, module: d.DataModule, backbone: str = "test_slak", **options
     return Detection(body, detector(name), **common, **options)
 
 
-def callbacks(averaged: bool = True) -> list[L.Callback]:
-    """Averaged weights (none in half precision, which they refuse) and sparse ones, that change at every step."""
-    sparse = DynamicSparsity(update_every=1, init="snip", growth="momentum")
-    return [sparse, *([AveragedWeights(decay=0.5)] if averaged else [])]
+def callbacks() -> list[L.Callback]:
+    """Averaged weights, and sparse ones that change at every step."""
+    return [DynamicSparsity(update_every=1, init="snip", growth="momentum"), AveragedWeights(decay=0.5)]
 
 
 def trainer(folder: Path, steps: int = STEPS, more: list[L.Callback] | None = None, **options: Any) -> Trainer:
@@ -150,27 +149,29 @@ def images(root: Path, kind: str) -> str:
     return str(next(p for p in sorted((root / kind).rglob("*")) if p.suffix in suffixes and "gt" not in p.name).parent)
 
 
-def fit(kind: str, root: Path, folder: Path, averaged: bool = True, **options: Any) -> tuple[Task, Trainer]:
-    """Train with everything that may run beside a training, and validate."""
+def fit(
+    kind: str, root: Path, folder: Path, more: list[L.Callback] | None = None, steps: int = STEPS, **options: Any
+) -> tuple[Task, Trainer]:
+    """Train, validate, and keep a checkpoint."""
     own = {key: options.pop(key) for key in ("backbone", "detector", "compile") if key in options}
-    more = [*options.pop("callbacks", []), *callbacks(averaged)]
     module = data(kind, root)
     model = task(kind, module, **own)
     if options.pop("checkpointing", False):
         model.backbone.set_grad_checkpointing(True)
-    run = trainer(folder, more=more, **options)
+    run = trainer(folder, steps, more, **options)
     run.fit(model, datamodule=module)
-    assert run.global_step == STEPS
-    assert model.results, "no validation has run"
+    assert run.global_step == steps
+    assert bool(model.results) == bool(run.limit_val_batches)
+    finite(model)
     return model, run
 
 
-def resume(kind: str, root: Path, folder: Path, averaged: bool = True, **options: Any) -> None:
+def resume(kind: str, root: Path, folder: Path, more: list[L.Callback] | None = None, **options: Any) -> None:
     """Go on from the checkpoint that :func:`fit` has left in ``folder``."""
     own = {key: options.pop(key) for key in ("backbone", "detector", "compile") if key in options}
     module = data(kind, root)
     model = task(kind, module, **own)
-    run = trainer(folder, STEPS + 1, callbacks(averaged), **options)
+    run = trainer(folder, STEPS + 1, more, **options)
     run.fit(model, datamodule=module, ckpt_path=str(folder / "last.ckpt"))
     assert run.global_step == STEPS + 1
 

@@ -38,6 +38,7 @@ UNLISTED = {
     "aten.feature_dropout": "a product with a random mask; here in evaluation, where it is none",
     "aten.is_nonzero": "a copy of one number to the host, of any type",
     "aten.item": "a copy of one number to the host, of any type",
+    "aten.numpy_T": "a view",
     "aten.select_backward": "zeros, and a copy into a view",
     "aten.set_": "the storage of another tensor, without arithmetic",
     "aten.slice_backward": "zeros, and a copy into a view",

@@ -34,24 +34,23 @@ def runs(root, tmp_path_factory):
 
 
 def rehearse(kind, root, folder, precision):
-    whole = precision == "32-true"
+    """In float32 everything that can be done; in 16 bits one step, a validation and a prediction, or the step alone."""
     with Pretended("cuda") as device:
-        steps = WaitsOfSteps(device)
-        options = {"precision": precision, "averaged": not precision.endswith("16-true")}
-        model, _ = flows.fit(
-            kind, root, folder, backbone=BACKBONE[kind], callbacks=[steps], **options, **trainer_options(device.device)
-        )
-        flows.finite(model)
-        more = {"precision": precision, **trainer_options(device.device)}
-        flows.predict(kind, root, folder, model, **more)
-        if kind == "segmentation":
-            for rule in flows.RULES:
-                more |= trainer_options(device.device)
-                flows.evaluate(root, folder, model, rule, **more)
-        if kind == "classification" and whole:
-            flows.robustness(root, folder, model, **{**more, **trainer_options(device.device)})
-        if whole:
-            flows.resume(kind, root, folder, backbone=BACKBONE[kind], **trainer_options(device.device))
+        steps, options = WaitsOfSteps(device), {"backbone": BACKBONE[kind]}
+        if precision == "32-true":
+            more = [steps, *flows.callbacks()]
+            model, _ = flows.fit(kind, root, folder, more, **options, **trainer_options(device.device))
+            for rule in flows.RULES if kind == "segmentation" else ():
+                flows.evaluate(root, folder, model, rule, **trainer_options(device.device))
+            if kind == "classification":
+                flows.robustness(root, folder, model, **trainer_options(device.device))
+            flows.resume(kind, root, folder, flows.callbacks(), **options, **trainer_options(device.device))
+        else:
+            options |= {"precision": precision, "num_sanity_val_steps": 0}
+            options |= {} if precision.endswith("true") else {"limit_val_batches": 0}
+            model, _ = flows.fit(kind, root, folder, [steps], 1, **options, **trainer_options(device.device))
+        if precision.endswith("true"):
+            flows.predict(kind, root, folder, model, precision=precision, **trainer_options(device.device))
     return SimpleNamespace(waits=steps.steps, uses=device.uses, model=model)
 
 

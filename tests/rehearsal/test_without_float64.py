@@ -18,11 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_a_task_trains_validates_and_predicts(root, tmp_path, kind):
     backbone = {"segmentation": "test_convnext", "classification": "test_slak", "detection": "test_replknet"}[kind]
     with Pretended("mps") as device:
-        model, _ = flows.fit(kind, root, tmp_path, backbone=backbone, **trainer_options(device.device))
+        model, _ = flows.fit(
+            kind, root, tmp_path, flows.callbacks(), backbone=backbone, **trainer_options(device.device)
+        )
         flows.predict(kind, root, tmp_path, model, **trainer_options(device.device))
         if kind == "classification":
             flows.robustness(root, tmp_path, model, **trainer_options(device.device))
-    flows.finite(model)
     assert device.uses
 
 
