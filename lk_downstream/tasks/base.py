@@ -27,9 +27,8 @@ from lk_downstream.tasks import resume
 from lk_downstream.tasks.determinism import refuse_unrepeatable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
-EPS_FLOAT16 = 1e-4  # gradients whose squares float16 takes for 0 are up to 2.4e-4: steps of 2.4 learning rates at most
-
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+EPS_FLOAT16 = 1e-4  # gradients whose squares float16 takes for 0 are up to 2.4e-4: steps of 2.4 learning rates at most
 
 
 class Task(L.LightningModule):

@@ -86,6 +86,7 @@ NAMES = {
     "nll_loss2d_backward": "<-nn.functional.nll_loss",
     "nll_loss_forward": "nn.functional.nll_loss",
     "nll_loss_backward": "<-nn.functional.nll_loss",
+    "sigmoid_backward": "<-sigmoid",
     "smooth_l1_loss_backward": "<-nn.functional.smooth_l1_loss",
     "threshold_backward": "<-nn.functional.relu",
     "upsample_bilinear2d": "nn.functional.interpolate.bilinear",

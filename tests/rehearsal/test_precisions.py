@@ -66,7 +66,7 @@ def test_boxes_are_not_rounded_with_the_batch(precision):
 
 def test_a_step_too_small_for_float16_is_made_larger(root, tmp_path, capsys):
     """The usual eps of Adam is 0 in float16, where a gradient's square often is: all weights became NaN."""
-    model, run = flows.fit("classification", root, tmp_path, steps=1, precision="16-true", accelerator="cpu")
+    _, run = flows.fit("classification", root, tmp_path, steps=1, precision="16-true", accelerator="cpu")
     assert {group["eps"] for group in run.optimizers[0].param_groups} == {1e-4}
     assert "eps" in capsys.readouterr().out
 
