@@ -259,6 +259,14 @@ def check_jpeg(path: str | os.PathLike, data: bytes) -> bool:
     return False
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip archive with a directory that can be found."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # by some versions of Python
+        return False
+
+
 def check_archive(path: Path) -> None:
     """Refuse a checkpoint whose archive would unpack to far more than its size; torch itself packs nothing.
 
@@ -266,7 +274,7 @@ def check_archive(path: Path) -> None:
         InputError: It would.
         Exception: Whatever a damaged archive leads to.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(record.file_size for record in archive.infolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -152,7 +151,7 @@ def _checked(source: str | Path) -> tuple[Path, bool]:
         )
     if start[257:262] == b"ustar" or start.startswith((b"\x1f\x8b", b"BZh", b"7z", b"Rar!", b"\xfd7zXZ")):
         raise InputError(f"{path} is an archive; unpack it and give the weight file in it.")
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if start.startswith(b"PK") and not trust.is_zip(path):
         raise InputError(f"{path} ends too early; download or copy it again.")
     return path, start[8:9] == b"{"
 
@@ -184,6 +183,6 @@ def _read_pickle(path: Path) -> Any:
     _refuse_code(path, found)
     # torch.load itself refuses stand-ins for what it allows.
     names = found.named
-    if zipfile.is_zipfile(path):
+    if trust.is_zip(path):
         names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     return trust.load_pickle(path, [(_Inert, name) for name in names])

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from lk_downstream import trust
+
 # What the files of torch and numpy call to make their values, and the classes of the standard library that lie beside
 # them. All but what torch.load(weights_only=True) allows is replaced by inert stand-ins: this list only decides which
 # files are refused as carriers of code.
@@ -80,7 +82,7 @@ def contents(path: Path) -> Contents:
         Exception: whatever a damaged file leads to.
     """
     found = Contents()
-    if zipfile.is_zipfile(path):
+    if trust.is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith("/data.pkl"):

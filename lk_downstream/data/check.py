@@ -10,7 +10,7 @@ from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE
 from lk_downstream.data.reading import read_mask
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.data.synthetic import counted
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Report:
         if absent := [name for index, name in enumerate(dataset.classes) if index not in seen]:
             names = ", ".join(absent[:8]) + (" ..." if len(absent) > 8 else "")
             lines.append(f"{len(absent)} of {len(dataset.classes)} classes not seen: {names}")
+        if doubt := dataset.doubt(np.flatnonzero(self.masks)):
+            lines.append(f"hint: {doubt}")
         lines += [f"problem: {problem}" for problem in self.problems[:20]]
         if len(self.problems) > 20:
             lines.append(f"and {len(self.problems) - 20} problems more")
@@ -79,3 +81,28 @@ def check_dataset(dataset: SegmentationDataset, count: int = 200) -> Report:
         except InputError as error:
             report.problems.append(str(error))
     return report
+
+
+def doubts(dataset: SegmentationDataset, most_pixels: float = 3e8) -> list[str]:
+    """What a training should say first: classes that no mask has, and masks that mean something else than they should.
+
+    Masks all over the data set are read until every class was seen, or about ``most_pixels`` (two seconds). Of more
+    masks than that no class is said to be absent, as it may be rare.
+    """
+    order = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    values, pixels, read = np.zeros(256, dtype=bool), 0, 0
+    for index in order:
+        try:
+            mask = read_mask(dataset.samples[index][2]).numpy()
+        except InputError:
+            continue  # which the training names
+        values[mask.ravel()] = True
+        pixels, read = pixels + mask.size, read + 1
+        absent = sorted(set(range(len(dataset.classes))) - set(dataset.label_table[np.flatnonzero(values)].tolist()))
+        if not absent or pixels > most_pixels:
+            break
+    found = [doubt] if (doubt := dataset.doubt(np.flatnonzero(values))) else []
+    if read == len(order) and absent:
+        names = some((dataset.classes[index] for index in absent), 8)
+        found.append(f"{len(absent)} of {len(dataset.classes)} classes are in none of the {read} masks: {names}")
+    return found

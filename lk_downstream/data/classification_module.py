@@ -98,6 +98,8 @@ class ClassificationData(DataModule):
         """
         if stage in (None, "fit"):
             len(self.train_data)
+            if self.val_data is not None:
+                self._warn_of_same(self.train_data.folder, self.val_data.folder)
             self.train_set = Transformed(self.train_data, self.train_transform)
         if stage in (None, "fit", "validate") and self.val_data is not None:
             if self.train_data.folder.is_dir():

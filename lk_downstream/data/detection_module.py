@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -162,6 +164,11 @@ class DetectionData(DataModule):
             self._compare(index.categories)
             if len(index.crowd) and index.crowd.all():
                 raise InputError(f"{index.path} has nothing to train on: all {len(index.crowd)} annotations {CROWDS}")
+            self._warn_of_same(self.train_data.annotations, self.val_data.annotations)
+            counts = np.bincount(index.labels[~index.crowd], minlength=len(self.classes))
+            if self.synthetic is None and not counts.all():
+                absent = [name for name, count in zip(self.classes, counts) if not count]
+                warnings.warn(f"{index.path}: {len(absent)} classes have no object: {some(absent, 8)}", stacklevel=2)
             used = (index.first[1:] > index.first[:-1]) | self.keep_empty
             if not used.any():
                 raise InputError(f"{index.path} has no picture with an object to train on")

@@ -24,7 +24,7 @@ def label_table(
         count: Number of classes, 1 to 254.
         ignore_index: The value of unlabelled pixels.
         reduce_zero_label: 0 -> 255 and k -> k - 1, after ``label_map``.
-        label_map: Replacements of values.
+        label_map: Replacements of values, of ``ignore_index`` too.
 
     Raises:
         InputError: An argument is out of its range.
@@ -42,7 +42,7 @@ def label_table(
         unlabelled |= table == 0
         table -= 1
     table[(table < 0) | (table >= count)] = OUTSIDE
-    unlabelled[ignore_index] = True
+    unlabelled[ignore_index] |= ignore_index not in (label_map or {})
     table[unlabelled] = IGNORE_INDEX
     return table.astype(np.uint8)
 

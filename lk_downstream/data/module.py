@@ -244,6 +244,15 @@ class DataModule(L.LightningDataModule):
             **self._options(collate_train),
         )
 
+    def _warn_of_same(self, train: Path, val: Path) -> None:
+        """Say that both splits are one file or folder."""
+        if self._rank == 0 and train.exists() and val.exists() and train.samefile(val):
+            warnings.warn(
+                f"both splits are {train}: the figures will be those of images that were trained on, and say nothing "
+                "of others; set data.val_split to images of their own",
+                stacklevel=3,
+            )
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note what a batch goes without, and say it at once."""
         for sentence in batch.pop("left_out", ()) if isinstance(batch, dict) else ():

@@ -133,6 +133,12 @@ class SegmentationDataset(Dataset):
         """Those of the ``values`` found in mask files that belong to no class and are not ignored."""
         return [int(value) for value in values if self.label_table[value] == OUTSIDE]
 
+    def doubt(self, values: np.ndarray) -> str:
+        """What may be wrong although no value is, for all ``values`` found in mask files; mostly an empty string."""
+        if len(self.classes) > 1 and set(values.tolist()) == {0, 255} and self.label_table[255] == IGNORE_INDEX:
+            return "the masks hold 0 and 255 alone, and 255 is unlabelled: if it is a class, set label_map {255: 1}"
+        return ""
+
     def _missing(self, folder: Path) -> str:
         return f"there is no folder {folder}; expected under {self.root}:\n{self.tree}"
 
@@ -231,7 +237,8 @@ class SegmentationFolder(SegmentationDataset):
     """Anyone's pictures and masks: ``images/<split>/NAME.jpg`` with ``annotations/<split>/NAME.png``.
 
     A mask is an 8-bit greyscale or palette picture whose values are class numbers. A value of the file is looked up
-    in this order: ``ignore_index`` is unlabelled; ``label_map`` replaces it; ``reduce_zero_label`` shifts it.
+    in this order: ``label_map`` replaces it; if it is not named there, ``ignore_index`` is unlabelled;
+    ``reduce_zero_label`` shifts it.
 
     Args:
         split: Name of the folders below ``images`` and ``annotations``.
@@ -294,6 +301,11 @@ class SegmentationFolder(SegmentationDataset):
     def _value_hint(self, values: np.ndarray) -> str:
         count, labels = len(self.classes), [int(value) for value in values if value != IGNORE_INDEX]
         if not self.reduce_zero_label and max(labels, default=0) == count:
+            if 0 in labels:
+                return (
+                    f": values 0..{count} with {count} classes: if 0 is the background, name it as the first class; "
+                    "if 0 is unlabelled, set reduce_zero_label true"
+                )
             return f": values 1..{count} with {count} classes: set reduce_zero_label true"
         return ": name every class in classes, or replace values by label_map"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
+from lk_downstream.data.check import doubts
 from lk_downstream.data.module import DataModule, Transformed
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.data.synthetic import Synthetic
@@ -96,6 +98,10 @@ class SegmentationData(DataModule):
         """
         if stage in (None, "fit"):
             len(self.train_data)
+            self._warn_of_same(self.train_data.folders()[0], self.val_data.folders()[0])
+            if self.synthetic is None and self._rank == 0:
+                for doubt in doubts(self.train_data):
+                    warnings.warn(f"{self.train_data.root}, {self.train_data.split}: {doubt}", stacklevel=2)
             self.train_set = Transformed(self.train_data, self.transform)
         if stage in (None, "fit", "validate"):
             len(self.val_data)

@@ -54,6 +54,7 @@ class Task(L.LightningModule):
     """
 
     monitor: ClassVar[str]
+    own_callbacks: ClassVar[tuple[type[L.Callback], ...]] = ()  # that show and write predictions
 
     def __init__(
         self,
@@ -112,6 +113,11 @@ class Task(L.LightningModule):
             values = torch.tensor(getattr(self.backbone, name), dtype=torch.float32).view(-1, 1, 1) * 255
             setattr(self, name, values.to(getattr(self, name).device))
         return self
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Those of the task's own that the user has not given, whom Lightning would drop for ours."""
+        given = self.trainer.callbacks
+        return [own() for own in self.own_callbacks if not any(isinstance(callback, own) for callback in given)]
 
     def setup(self, stage: str) -> None:
         """Load weights and adapt the modules to the machine, once."""

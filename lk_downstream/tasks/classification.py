@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
 import torch.nn.functional as F
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
@@ -42,6 +41,7 @@ class Classification(Task):
     """
 
     monitor = "val/top1"
+    own_callbacks = (ClassificationPlots, ClassificationFiles)
 
     def __init__(
         self,
@@ -75,11 +75,6 @@ class Classification(Task):
         if mixup or cutmix:
             self.mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(self.classes))
         self.metric = ClassificationMetric(self.classes)
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Plots of calibration and confusions, and files of the predictions where prediction is all that is done."""
-        given = {type(callback) for callback in self.trainer.callbacks}  # Lightning would drop the user's for ours
-        return [callback() for callback in (ClassificationPlots, ClassificationFiles) if callback not in given]
 
     def setup(self, stage: str) -> None:
         """As :meth:`Task.setup`; nothing is evaluated by a last layer that no weights have filled."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -43,6 +42,7 @@ class Detection(Task):
     """
 
     monitor = "val/bbox_AP"
+    own_callbacks = (DetectionPictures, DetectionFiles)
 
     # No default for `detector`: with one, the arguments of its class would be kept when another class is chosen.
     def __init__(
@@ -72,10 +72,6 @@ class Detection(Task):
         self.kinds = ("bbox", "segm") if made.masks else ("bbox",)
         self.evaluation = evaluation
         self.evaluator: CocoEvaluator | None = None
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Pictures of the predictions, and files when it is for them."""
-        return [DetectionPictures(), DetectionFiles()]
 
     def forward(self, inputs: Tensor, sizes: Tensor) -> Detections:
         """Normalised, padded pictures (N, 3, H, W) and their sizes (N, 2) -> detections, see :class:`Detector`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning as L
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -44,6 +43,7 @@ class Segmentation(Task):
     """
 
     monitor = "val/mIoU"
+    own_callbacks = (SegmentationPictures, SegmentationFiles)
 
     def __init__(
         self,
@@ -71,11 +71,6 @@ class Segmentation(Task):
         self.loss = loss or PixelCrossEntropy()
         self.inference = inference or Whole()
         self.metric = SegmentationMetric(self.classes)
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        """Pictures of the predictions, and files of them where prediction is all that is done."""
-        given = {type(callback) for callback in self.trainer.callbacks}  # Lightning would drop the user's for ours
-        return [callback() for callback in (SegmentationPictures, SegmentationFiles) if callback not in given]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalised pictures (N, 3, H, W) -> logits (N, classes, H, W)."""
