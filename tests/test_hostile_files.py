@@ -291,11 +291,11 @@ def test_a_class_that_the_user_trusts(checkpoint, tmp_path):
 
 
 def test_the_trusted_classes_are_there():
-    from lk_downstream.errors import _imported
+    from lk_downstream.parser_errors import imported
 
     for name in trust.CLASSES:
         if name != "torch.optim.Muon":  # of torch 2.9
-            assert callable(_imported(name)), name
+            assert callable(imported(name)), name
 
 
 def test_lightning_reads_by_our_reader(checkpoint, tmp_path):

@@ -105,6 +105,8 @@ def _is_bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     a small convolution. For the same reason this asks no more than it must: what exports by other means than a trace
     puts tensors of its own types in the place of ``x``.
     """
+    if x.device.type not in ("cpu", "cuda"):  # "meta" cannot be asked for its autocast
+        return False
     if torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     ):
