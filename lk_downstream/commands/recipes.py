@@ -68,8 +68,6 @@ def _run(name: str, subcommand: str, args: list[str], options: str) -> int:
 def _load() -> None:
     """Import everything, without the search for garbage among it, then and later, which takes a tenth of the time."""
     gc.disable()
-    import lk_downstream.ops  # first: where an operator is registered, PyTorch looks through all modules that there are
-    import lk_downstream.cli  # noqa: F401
 
     gc.freeze()
     gc.enable()
