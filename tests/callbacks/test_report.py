@@ -18,6 +18,7 @@ def test_large_kernels_are_told_of_once(kind, lines, capsys):
     task = nn.ModuleDict({"backbone": nn.Sequential(*(kind(4, 4, 7, padding=3, groups=4) for _ in range(2)))})
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(is_global_zero=True, strategy=strategy, world_size=1, log_dir="runs/a")
+    trainer.checkpoint_callback = None
     RunReport().on_train_start(trainer, task)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == lines
