@@ -24,7 +24,7 @@ def place(trainer: L.Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     data, step = trainer.datamodule, checkpoint["global_step"]
     if not isinstance(data, DataModule):  # nothing is known of its epochs
         return checkpoint["loops"]
-    epoch, within = divmod(step, data.epoch_steps)
+    epoch, within = divmod(step, data.epoch_steps or 1)  # data without a whole step are refused where they are loaded
     _refuse_finished(trainer, step, epoch)
     batches, current = (count * trainer.accumulate_grad_batches for count in (step, within))
     state = trainer.fit_loop.state_dict()
@@ -55,7 +55,7 @@ def _refuse_finished(trainer: L.Trainer, step: int, epoch: int) -> None:
 
 
 def nothing(trainer: L.Trainer, checkpoint: dict[str, Any]) -> list:
-    """Of the schedules nothing is taken: they are made by the config and brought to the step, see `optim.catch_up`."""
+    """Of the schedules nothing is taken: they are made by the config and brought to the step, see `optim.schedules`."""
     return []
 
 
