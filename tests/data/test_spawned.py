@@ -24,6 +24,7 @@ from lk_downstream.data import (
     SegmentationFolder,
     Synthetic,
 )
+from lk_downstream.data.detection_module import Target
 from lk_downstream.data.robustness import Part, RobustnessData, Tree
 
 SMALL = Synthetic(train=4, val=4, size=(64, 96))
@@ -76,6 +77,8 @@ def _shapes(value):
         return list(value.shape), str(value.dtype)
     if isinstance(value, dict):
         return {name: _shapes(item) for name, item in value.items()}
+    if isinstance(value, Target):
+        return {key: _shapes(value[key]) for key in value}
     return [_shapes(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
