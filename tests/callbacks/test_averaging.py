@@ -1,16 +1,14 @@
 """Averaged weights against a plain reference: what is evaluated, saved, restored."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from processes import in_two_processes
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lk_downstream.callbacks import AveragedWeights, Checkpoints
 from lk_downstream.cli import main
@@ -252,16 +250,9 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     assert "averag" not in capsys.readouterr().err.lower()  # Lightning warns of what is as it should be
 
 
-SCRIPT = """
-import sys
-sys.path[:0] = [sys.argv[1]]
-import lightning as L
-import torch
-from test_averaging import DECAY, AveragedWeights, Recorder, Tiny, state
-from torch.utils.data import DataLoader, DistributedSampler
-
-
 class Data(L.LightningDataModule):
+    """Other pictures in each process."""
+
     def __init__(self):
         super().__init__()
         images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
@@ -273,23 +264,19 @@ class Data(L.LightningDataModule):
     train_dataloader = val_dataloader = loader
 
 
-trainer = L.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False, use_distributed_sampler=False,
-    callbacks=[AveragedWeights(DECAY), recorder := Recorder()], enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False,
-)
-task = Tiny()
-trainer.fit(task, Data())
-torch.save({"seen": task.seen[-1][1], "steps": recorder.steps}, f"{sys.argv[2]}/{trainer.global_rank}.pt")
-"""
+def fit_as_one_of_two(rank, folder):
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False, use_distributed_sampler=False,
+        callbacks=[AveragedWeights(DECAY), recorder := Recorder()], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    task = Tiny()
+    trainer.fit(task, Data())
+    torch.save({"seen": task.seen[-1][1], "steps": recorder.steps}, folder / f"{rank}.pt")
 
 
 def test_two_processes_evaluate_one_average(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(fit_as_one_of_two, tmp_path)
     first, second = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
     name = "backbone.norm.running_mean"
     assert not torch.equal(first["steps"][3][name], second["steps"][3][name])  # each has its own pictures

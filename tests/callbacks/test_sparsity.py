@@ -4,8 +4,6 @@ import copy
 import json
 import math
 import random
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
+from processes import in_two_processes
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -397,41 +396,25 @@ def test_a_run_without_an_end_is_refused():
         fit(Tiny(), DynamicSparsity(), max_steps=-1, max_epochs=-1)
 
 
-SCRIPT = """
-import os
-import sys
-
-import lightning as L
-import torch
-from torch.utils.data import DataLoader
-
-sys.path.insert(0, sys.argv[1])
-from test_sparsity import DynamicSparsity, Tiny, Watch, batches
-
-rank = int(os.environ.get("LOCAL_RANK", 0))
-result = []
-for growth in ("random", "gradient"):
-    sparsity = DynamicSparsity(growth=growth, update_every=2, seed=rank)  # without luck
-    watch = Watch(sparsity)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=5, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[sparsity, watch],
-    )
-    task = Tiny()
-    trainer.fit(task, DataLoader(batches(seed=rank), batch_size=None))  # other data
-    weights = {name: parameter.detach() for name, parameter in task.named_parameters()}
-    result.append({"history": watch.history, "weights": weights, "outside": watch.outside})
-torch.save(result, f"{sys.argv[2]}/{rank}.pt")
-"""
+def fit_as_one_of_two(rank, folder):
+    result = []
+    for growth in ("random", "gradient"):
+        sparsity = DynamicSparsity(growth=growth, update_every=2, seed=rank)  # without luck
+        watch = Watch(sparsity)
+        trainer = L.Trainer(
+            accelerator="cpu", devices=2, strategy="ddp", max_steps=5, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+            callbacks=[sparsity, watch],
+        )  # fmt: skip
+        task = Tiny()
+        trainer.fit(task, DataLoader(batches(seed=rank), batch_size=None))  # other data
+        weights = {name: parameter.detach() for name, parameter in task.named_parameters()}
+        result.append({"history": watch.history, "weights": weights, "outside": watch.outside})
+    torch.save(result, folder / f"{rank}.pt")
 
 
 def test_two_processes_have_the_same_masks(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(fit_as_one_of_two, tmp_path)
     for one, two in zip(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))):
         assert len(one["history"]) == 5
         for masks, others in zip(one["history"], two["history"]):

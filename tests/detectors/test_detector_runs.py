@@ -1,12 +1,12 @@
 """Detectors as a run uses them: learning, half precision, several processes, settings from the command line."""
 
 from collections.abc import Callable
-from datetime import timedelta
 
 import jsonargparse
 import pytest
 import torch
 import torch.distributed as dist
+from processes import in_two_processes
 from tiny_detectors import ALL, TinyBackbone, box_target, narrow
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -70,8 +70,7 @@ def test_boxes_and_losses_stay_in_float32_under_autocast(cls):
 
 
 def join(rank, folder):
-    dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=60), world_size=2, rank=rank)
-    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     results = {}
     # the first process has objects, the second has none: every parameter must still take part
     targets = [box_target([[8, 8, 40, 32], [30, 36, 62, 62]]) if rank == 0 else box_target([])]
@@ -87,7 +86,7 @@ def join(rank, folder):
 
 
 def test_two_processes_without_unused_parameters(tmp_path):
-    torch.multiprocessing.spawn(join, (str(tmp_path),), nprocs=2)
+    in_two_processes(join, str(tmp_path))
     losses = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     torch.manual_seed(0)
     alone = narrow(FCOS)(torch.ones(1, 3, 64, 64), [(64, 64)], [box_target([[8, 8, 40, 32], [30, 36, 62, 62]])])

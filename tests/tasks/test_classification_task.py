@@ -2,15 +2,16 @@
 
 import csv
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from processes import in_two_processes
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
@@ -18,6 +19,7 @@ from lk_downstream import create_classifier, load_weights
 from lk_downstream.backbones import registry
 from lk_downstream.backbones.formats import authors_names
 from lk_downstream.cli import main
+from lk_downstream.data import ClassificationData, ImageNet
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import write_imagenet
 from lk_downstream.errors import InputError
@@ -280,19 +282,9 @@ def test_prediction_writes_the_best_five(run, capsys):
     assert f"p0: {found[0]['classes'][0]}" in capsys.readouterr().out
 
 
-SCRIPT = """
-import sys
-from functools import partial
-
-import lightning as L
-import torch
-
-from lk_downstream import create_classifier
-from lk_downstream.data import ClassificationData, ImageNet
-from lk_downstream.tasks import Classification
-
-
 class Keeping(Classification):
+    """Keeps its figures."""
+
     def on_validation_epoch_end(self):
         self.figures = self.metric.compute()
         super().on_validation_epoch_end()
@@ -301,32 +293,28 @@ class Keeping(Classification):
         return []
 
 
-devices, folder = int(sys.argv[1]), sys.argv[2]
-L.seed_everything(0)
-data = ClassificationData(
-    partial(ImageNet, root=f"{folder}/imagenet", complete=False), batch_size=4, size=32, val_batch_size=1, workers=0
-)
-task = Keeping(create_classifier("test_convnext"), data.classes)
-trainer = L.Trainer(
-    accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=2, logger=False,
-    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-)
-trainer.validate(task, data, verbose=False)
-figures = task.figures
-trainer.fit(task, data)  # DDP refuses the second step if a parameter was not used in the first
-if trainer.is_global_zero:
-    torch.save({name: figures[name] for name in figures}, f"{folder}/{devices}.pt")
-"""
+def validate_and_fit(rank, devices, folder):
+    lightning.seed_everything(0)
+    data = ClassificationData(
+        partial(ImageNet, root=folder / "imagenet", complete=False), batch_size=4, size=32, val_batch_size=1, workers=0
+    )
+    task = Keeping(create_classifier("test_convnext"), data.classes)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=2, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.validate(task, data, verbose=False)
+    figures = task.figures
+    trainer.fit(task, data)  # DDP refuses the second step if a parameter was not used in the first
+    if rank == 0:
+        torch.save({name: figures[name] for name in figures}, folder / f"{devices}.pt")
 
 
 def test_one_process_and_two_count_the_same_pictures(tmp_path):
     write_imagenet(tmp_path / "imagenet", Synthetic(train=8, val=7, size=(40, 48)))
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    for devices in (1, 2):
-        command = [sys.executable, str(script), str(devices), str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        assert done.returncode == 0, done.stderr[-3000:]
+    validate_and_fit(0, 1, tmp_path)
+    in_two_processes(validate_and_fit, 2, tmp_path)
     one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
     assert one["matrix"].sum() == one["bin_count"].sum() == 7  # which two processes cannot share evenly
     for name, value in one.items():
