@@ -22,14 +22,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from lk_downstream import machine, refusals
+from lk_downstream import machine, refusals, slurm
 from lk_downstream.backbones import files
-from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunProgress, RunReport
+from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunProgress, RunReport, Stopping
 from lk_downstream.class_help import DESCRIPTION, Parser, completed
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError
 from lk_downstream.optim import groups_table
 from lk_downstream.quiet import quieten
+from lk_downstream.stopping import Signals, Stopped
 from lk_downstream.tasks import Task
 from lk_downstream.tasks.robustness import Trainer
 
@@ -61,8 +62,8 @@ class SavedConfig(SaveConfigCallback):
 class CLI(LightningCLI):
     """``fit``, ``validate`` and ``predict`` of any task on any data module, and ``robustness`` of a classifier."""
 
-    def __init__(self, subcommand: str, args: Sequence[str]):
-        self.wanted = subcommand
+    def __init__(self, subcommand: str, args: Sequence[str], signals: Signals):
+        self.wanted, self.words, self.signals = subcommand, list(args), signals
         self.made: list[Path] = []  # the run's folder and those above it, as far as they were made here
         try:
             super().__init__(
@@ -98,10 +99,28 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and look at the checkpoint before Lightning reads it."""
         super().parse_arguments(parser, completed(parser, args))
+        self.subcommand = self.wanted  # as Lightning sets it later
+        if self.subcommand == "fit":
+            self._go_on_with_job()
         self.insisted = any(word.split("=")[0] == "--trainer.precision" for word in args)
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():
             files.check_run(checkpoint)
+
+    def _go_on_with_job(self) -> None:
+        """Resume the run of a job that Slurm has started again; a run that is finished ends the process."""
+        config = self.config.fit
+        if config.get("ckpt_path"):
+            return
+        for run, finished in slurm.runs(Path(config.trainer.default_root_dir) / self._run_name(), self.words):
+            last = run / "checkpoints" / "last.ckpt"
+            if finished:
+                print(f"this job was started again, and its run {run} is finished")
+                raise SystemExit(0)
+            if last.is_file():
+                print(f"this job was started again, and goes on from {last}")
+                config.ckpt_path = str(last)
+                return
 
     def before_instantiate_classes(self) -> None:
         """Give the task the classes of the data, and no weights to load where a checkpoint or others follow."""
@@ -110,7 +129,7 @@ class CLI(LightningCLI):
         self._choose_precision(config.trainer)
         config.weights_only = True  # else an environment variable could let a checkpoint run code
         # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
-        if checkpoint and not Path(checkpoint).is_file():
+        if checkpoint and not Path(checkpoint).is_file() and not rank_zero_only.rank:  # which the others have it from
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
         # Not jsonargparse's link_arguments, which fails where a class_path is a function (create_backbone).
         parser = ArgumentParser()
@@ -172,7 +191,7 @@ class CLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         training, logged = self.subcommand == "fit", options.get("logger") is not False
         own = [*([LearningRateMonitor("step")] if training and logged else []), *([Curves()] if training else [])]
-        own += [RunProgress()]
+        own += [RunProgress(), Stopping(self.signals)]
         own += [RunReport()] if self.subcommand != "robustness" else []  # its figures are not those of the validation
         if str(options.get("strategy")).startswith(("auto", "ddp", "single")):  # others have formats of their own
             plugins = options.get("plugins") or []
@@ -212,12 +231,13 @@ class CLI(LightningCLI):
                     raise InputError(f"--trainer.default_root_dir: cannot make {path}: {error.strerror}") from error
                 continue  # another run was faster
             self.made = made
+            if kind == "run":
+                slurm.note(path, self.words)
             return path.name
 
     def _leave_no_trace(self) -> None:
-        """Remove the folder of a run that could not start."""
-        trainer = getattr(self, "trainer", None)
-        if not self.made or (trainer and trainer.global_step) or (self.made[0] / "metrics.json").exists():
+        """Remove the folder of a run that has made nothing."""
+        if not self.made or any(path.is_file() and not _of_start(path) for path in self.made[0].rglob("*")):
             return
         shutil.rmtree(self.made[0], ignore_errors=True)
         for parent in self.made[1:]:
@@ -225,9 +245,10 @@ class CLI(LightningCLI):
                 parent.rmdir()
 
     def _run_name(self) -> str:
-        files = self.config[self.subcommand].get("config") or []
+        config = self.config[self.subcommand]
+        files = config.get("config") or []
         if not files:
-            return type(self.model).__name__.lower()
+            return config.model.class_path.rsplit(".", 1)[-1].lower()
         path = Path(str(files[0])).absolute()
         # What is done with the config that a run has saved belongs beside that run.
         return path.parent.parent.name if path.name == "config.yaml" else path.stem
@@ -237,6 +258,11 @@ def _without_classes(config: Namespace, subcommand: str | None = None) -> Namesp
     config = config.clone()
     (config[subcommand] if subcommand else config).model.init_args.classes = ()
     return config
+
+
+def _of_start(path: Path) -> bool:
+    """Whether a file of a run's folder is there before the first result; of the loggers, until a step is done."""
+    return path.name in ("config.yaml", "hparams.yaml", slurm.FILE) or path.name.startswith("events.out.tfevents.")
 
 
 def next_version(folder: Path, kind: str) -> str:
@@ -258,7 +284,8 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
         The command line object, which holds the trainer, the model and the data module.
 
     Raises:
-        SystemExit: With one sentence, if something given from outside is wrong.
+        SystemExit: With one sentence, if something given from outside is wrong; with 128 plus its number, if a signal
+            has ended the run.
     """
     args = sys.argv[1:] if args is None else list(args)
     quieten()
@@ -267,7 +294,14 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which convolutions have by default
     try:
-        return CLI(subcommand, args)
+        with Signals() as signals:
+            command = CLI(subcommand, args, signals)
+            if command.made and subcommand == "fit":
+                slurm.note(command.made[0], args, finished=True)
+            return command
+    except Stopped as stopped:
+        # What ends with an error, ends all processes of a run, and the first may still have something to write.
+        raise SystemExit(0 if rank_zero_only.rank else stopped.status) from None
     except Exception as error:
         said = refusals.sentence(error)
         if said is None:

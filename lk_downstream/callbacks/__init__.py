@@ -11,6 +11,7 @@ from lk_downstream.callbacks.prediction import SegmentationFiles
 from lk_downstream.callbacks.progress import RunProgress
 from lk_downstream.callbacks.report import RunReport
 from lk_downstream.callbacks.sparsity import DynamicSparsity
+from lk_downstream.callbacks.stopping import Stopping
 
 __all__ = [
     "AveragedWeights",
@@ -26,5 +27,6 @@ __all__ = [
     "RunReport",
     "SegmentationFiles",
     "SegmentationPictures",
+    "Stopping",
     "plot_run",
 ]

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import distributed
 
 from lk_downstream.backbones import files
 from lk_downstream.errors import InputError
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Reads the checkpoint of a run for Lightning: as data alone, and with a sentence about one that is damaged."""
+    """Checkpoints as files: complete or not there, read as data alone, and by every node of a run from the first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a file beside ``path``, and put it in its place once it is on the disk.
+
+        Lightning writes into memory, then into the folder for temporary files, from where it copies: a process that is
+        killed meanwhile leaves half a checkpoint.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """See :func:`lk_downstream.backbones.files.read_run`."""
-        return files.read_run(path)
+        """See :func:`lk_downstream.backbones.files.read_run`; where a node has no such file, from the first process."""
+        several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        if not several:
+            return files.read_run(path)
+        present = [None] * distributed.get_world_size()
+        distributed.all_gather_object(present, Path(path).is_file())
+        if all(present):
+            return files.read_run(path)
+        read = [files.read_run(path) if distributed.get_rank() == 0 else None]
+        distributed.broadcast_object_list(read)
+        return read[0]
 
 
 class Checkpoints(ModelCheckpoint):
@@ -78,7 +109,7 @@ class Checkpoints(ModelCheckpoint):
         """Write the last step now and then."""
         step = trainer.global_step
         if step != self.saved_step and step % self.every_n_steps == 0:
-            self._write_last(trainer)
+            self.write_last(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Do not evaluate a lost model."""
@@ -89,20 +120,31 @@ class Checkpoints(ModelCheckpoint):
         super().on_validation_end(trainer, task)
         # Not by Lightning's save_last, which leaves out every step that is not among the best.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._write_last(trainer)
+            self.write_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write the last step if the last validation lies before it."""
         if trainer.global_step != self.saved_step:
-            self._write_last(trainer)
+            self.write_last(trainer)
 
-    def _write_last(self, trainer: L.Trainer) -> None:
+    def write_last(self, trainer: L.Trainer, alone: bool = False) -> None:
+        """Write ``last.ckpt``.
+
+        Args:
+            trainer: After a whole step.
+            alone: Whether the first process writes without waiting for the others.
+        """
         if trainer.fast_dev_run:
             return
         self._refuse_lost(trainer)
         self.saved_step = trainer.global_step
-        self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
-        trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
+        path = str(Path(self.dirpath) / "last.ckpt")
+        if alone:
+            content = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+            trainer.strategy.save_checkpoint(content, path)
+        else:
+            trainer.save_checkpoint(path, self.save_weights_only)
+        self.last_model_path = path
 
     def _refuse_lost(self, trainer: L.Trainer) -> None:
         """End a run whose weights are infinite or not a number, which nothing brings back."""

@@ -100,16 +100,6 @@ class RunReport(L.Callback):
         if stage == "validate" and self.last:
             self._print(trainer, task)
 
-    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
-        """Say how a training that the user has stopped goes on."""
-        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
-            return
-        files = {name: shown_path(path) for name, path in self._files(trainer).items() if path}
-        how = ", before its first checkpoint"
-        if "last" in files:
-            how = f"; to go on: --config {files['config']} --ckpt_path {files['last']}"
-        Console(soft_wrap=True).print(f"stopped at step {trainer.global_step}{how}", markup=False)
-
     def _figures(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
         memory = peak_memory(trainer.strategy.root_device)
         return {

@@ -20,6 +20,7 @@ from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
 from lk_downstream.errors import DamagedFile, InputError
+from lk_downstream.stopping import leave_to_parent
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 MOST_DAMAGED = 10  # images drawn in a row: then there is more wrong than single files
@@ -316,6 +317,7 @@ class DataModule(L.LightningDataModule):
             "collate_fn": collate_fn,
             "num_workers": workers,
             "persistent_workers": workers > 0,
+            "worker_init_fn": leave_to_parent,
             "pin_memory": torch.cuda.is_available(),
         }
 
