@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import warnings
@@ -129,7 +130,7 @@ class CLI(LightningCLI):
         self._choose_precision(config.trainer)
         config.weights_only = True  # else an environment variable could let a checkpoint run code
         # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
-        if checkpoint and not Path(checkpoint).is_file() and not rank_zero_only.rank:  # which the others have it from
+        if checkpoint and not Path(checkpoint).is_file() and _is_first_process():  # the others get it from there
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
         # Not jsonargparse's link_arguments, which fails where a class_path is a function (create_backbone).
         parser = ArgumentParser()
@@ -165,7 +166,7 @@ class CLI(LightningCLI):
         else:
             trainer.precision = "32-true"
             note += f": 32-true is used in place of {wanted} (--trainer.precision {wanted} insists)"
-        if not rank_zero_only.rank:
+        if _is_first_process():
             Console(soft_wrap=True).print(note, markup=False, highlight=False)
 
     def instantiate_classes(self) -> None:
@@ -209,8 +210,10 @@ class CLI(LightningCLI):
             version = self._new_folder(folder)
             kinds = (CSVLogger, TensorBoardLogger) if training else (CSVLogger,)
             kwargs["logger"] = [kind(folder.parent, folder.name, version) for kind in kinds]
+            # Lightning looks there for checkpoints of Slurm jobs, which in a common folder would be of other runs.
+            kwargs["default_root_dir"] = str(folder / version)
             if self.subcommand == "robustness" or not logged:
-                kwargs |= {"logger": False, "default_root_dir": str(folder / version)}
+                kwargs["logger"] = False
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, ValueError) as error:  # two callbacks of a kind: RuntimeError
@@ -219,7 +222,7 @@ class CLI(LightningCLI):
     def _new_folder(self, folder: Path) -> str:
         """Make the run's folder, at once: two runs that start together must not take the same."""
         kind = FOLDERS[self.subcommand]
-        if rank_zero_only.rank:  # it uses that of the first process
+        if not _is_first_process():  # it uses that of the first process
             return next_version(folder, kind)
         while True:
             path = folder / next_version(folder, kind)
@@ -258,6 +261,11 @@ def _without_classes(config: Namespace, subcommand: str | None = None) -> Namesp
     config = config.clone()
     (config[subcommand] if subcommand else config).model.init_args.classes = ()
     return config
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first process of a run, as far as launchers tell it before the processes know each other."""
+    return not rank_zero_only.rank and not int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0)
 
 
 def _of_start(path: Path) -> bool:
@@ -301,7 +309,7 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
             return command
     except Stopped as stopped:
         # What ends with an error, ends all processes of a run, and the first may still have something to write.
-        raise SystemExit(0 if rank_zero_only.rank else stopped.status) from None
+        raise SystemExit(stopped.status if _is_first_process() else 0) from None
     except Exception as error:
         said = refusals.sentence(error)
         if said is None:

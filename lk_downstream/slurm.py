@@ -62,7 +62,8 @@ def requeue() -> None:
     if not number:
         return
     try:
-        done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, timeout=30)
+        command = ["scontrol", "requeue", number]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=30)
         said = "requeued" if done.returncode == 0 else f"could not be requeued: {done.stderr.strip()}"
     except (OSError, subprocess.TimeoutExpired) as error:
         said = f"could not be requeued: {error}"

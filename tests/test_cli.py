@@ -252,7 +252,7 @@ def test_two_runs_that_start_together_have_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.setattr("lk_downstream.cli.next_version", lambda folder, kind: next(free))
     for name in ("run_0", "run_1"):
         cli = object.__new__(CLI)
-        cli.subcommand = "fit"
+        cli.subcommand, cli.words = "fit", []
         assert cli._new_folder(tmp_path) == name
 
 

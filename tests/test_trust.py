@@ -38,6 +38,8 @@ ALLOWED = {
     "backbones/pickles.py": ({"open", "ZipFile", "genops"}, "reads the instructions of a pickle and runs none"),
     "callbacks/classification_files.py": ({"open"}, "writes a table"),
     "callbacks/curves.py": ({"open", "read_text", "loads"}, "what the run itself has written"),
+    "callbacks/checkpoints.py": ({"open"}, "a file that it writes"),
+    "stopping.py": ({"open"}, "the null device"),
     "cli.py": ({"safe_load"}, "what the parser has just dumped"),
     "export.py": ({"load"}, "the file that it has just written, to compare it"),
     "ops/triton_kernels.py": ({"load"}, "Triton's instruction"),

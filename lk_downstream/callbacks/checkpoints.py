@@ -40,16 +40,25 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
         """See :func:`lk_downstream.backbones.files.read_run`; where a node has no such file, from the first process."""
-        several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-        if not several:
+        if not _several():
             return files.read_run(path)
         present = [None] * distributed.get_world_size()
         distributed.all_gather_object(present, Path(path).is_file())
         if all(present):
             return files.read_run(path)
-        read = [files.read_run(path) if distributed.get_rank() == 0 else None]
-        distributed.broadcast_object_list(read)
-        return read[0]
+        return _of_first(files.read_run(path) if distributed.get_rank() == 0 else None)
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _of_first(value: Any) -> Any:
+    """What the first process has: its files are those of the run."""
+    values = [value]
+    if _several():
+        distributed.broadcast_object_list(values)
+    return values[0]
 
 
 class Checkpoints(ModelCheckpoint):
@@ -98,7 +107,7 @@ class Checkpoints(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best of the run so far, in whichever folder it lies; of one that is gone, nothing."""
-        models = {path: score for path, score in state_dict["best_k_models"].items() if Path(path).is_file()}
+        models = _of_first({path: score for path, score in state_dict["best_k_models"].items() if Path(path).is_file()})
         if state_dict["best_model_path"] not in models:
             return
         worst = (min if self.mode == "max" else max)(models, key=models.get)

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lk_downstream.callbacks import RunReport
@@ -48,20 +47,3 @@ def test_an_evaluation_reports_its_own_figures_and_not_the_best_of_the_training(
     report.on_validation_end(trainer, task)
     assert report.best["summary"]["mIoU"] == best
     assert report.last["summary"]["mIoU"] == 0.2
-
-
-@pytest.mark.parametrize(
-    ("last", "words"), [("", "before its first"), ("runs/last.ckpt", "--ckpt_path runs/last.ckpt")]
-)
-def test_a_stopped_run_says_how_it_goes_on(last, words, capsys):
-    checkpoints = ModelCheckpoint()
-    checkpoints.last_model_path = last
-    state = SimpleNamespace(fn="fit")
-    trainer = SimpleNamespace(is_global_zero=True, state=state, checkpoint_callback=checkpoints, global_step=7)
-    report = RunReport()
-    report.on_exception(trainer, None, ValueError())
-    assert not capsys.readouterr().out
-    report.on_exception(trainer, None, KeyboardInterrupt())
-    printed = capsys.readouterr().out
-    assert printed.startswith("stopped at step 7")
-    assert words in printed

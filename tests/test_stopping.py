@@ -1,0 +1,266 @@
+"""A run that a signal ends keeps all steps that it has done, says how it goes on, and its exit status tells why."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from commands_in_children import Child
+
+from lk_downstream.callbacks import Stopping
+from lk_downstream.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+OPTIONS = (
+    *("--config", str(CONFIGS / "demo_segmentation.yaml"), "--model.backbone.drop_path_rate", "0.2"),
+    *("--data.synthetic", "{train: 20, val: 3, size: [48, 64]}", "--data.batch_size", "4", "--data.workers", "1"),
+    *("--data.crop_size", "32", "--data.scale", "[64, 48]", "--trainer.accumulate_grad_batches", "2"),
+    *("--trainer.callbacks+=AveragedWeights", "--trainer.callbacks.decay=0.5"),
+    *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--trainer.deterministic", "true"),
+)
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+
+
+def sends(number, hook, call, times=1):
+    """A class of callbacks that signals its own process when ``hook`` is called the ``call``-th time."""
+
+    class Sends(L.Callback):
+        calls = 0
+
+        def _send(self, trainer, *args, **options):
+            self.calls += not trainer.sanity_checking
+            if self.calls == call:
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+
+    setattr(Sends, hook, Sends._send)
+    return Sends
+
+
+def run(folder, *more, kind="fit", options=OPTIONS):
+    main(kind, [*options, "--trainer.default_root_dir", str(folder), *more])
+
+
+def last(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def figures(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["best"]
+
+
+def assert_same(folder, whole):
+    ours, theirs = last(folder), last(whole)
+    for part in ("state_dict", "current_model_state"):
+        assert ours[part].keys() == theirs[part].keys()
+        for name, tensor in ours[part].items():
+            assert torch.equal(tensor, theirs[part][name]), name
+    assert figures(folder) == figures(whole)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(folder / "runs")
+    return folder
+
+
+@pytest.fixture
+def place(unbroken, tmp_path, monkeypatch):
+    """An empty folder with the data."""
+    (tmp_path / "data").symlink_to(unbroken / "data", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MOMENTS = {  # hook and how often it was called when the signal comes -> step of the checkpoint
+    ("on_after_backward", 3): 2,  # of the first half of a step
+    ("on_before_optimizer_step", 4): 4,
+    ("on_validation_batch_end", 2): 3,
+    ("on_validation_end", 1): 3,
+    ("on_save_checkpoint", 1): 3,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(moment, unbroken, place, monkeypatch, capsys):
+    number = SIGNALS[list(MOMENTS).index(moment) % len(SIGNALS)]
+    with monkeypatch.context() as patch:
+        patch.setattr("lk_downstream.cli.RunProgress", sends(number, *moment))
+        with pytest.raises(SystemExit) as stopped:
+            run(place / "runs")
+    assert stopped.value.code == 128 + number
+    said = capsys.readouterr().out.splitlines()[-1]
+    stop = place / "runs/demo_segmentation/run_0"
+    step = MOMENTS[moment]
+    assert said.startswith(f"stopped at step {step} by {signal.Signals(number).name}; to go on: lk-downstream fit")
+    assert last(stop)["global_step"] == step
+    config, checkpoint = said.split()[-3::2]
+    main("fit", ["--config", config, "--ckpt_path", checkpoint])
+    assert_same(stop.with_name("run_1"), unbroken / "runs/demo_segmentation/run_0")
+    assert not list(place.rglob("*.part"))
+
+
+def test_before_the_first_step_nothing_is_left(place, monkeypatch):
+    monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[0], "setup", 1))
+    with pytest.raises(SystemExit) as stopped:
+        run(place / "runs")
+    assert stopped.value.code == 128 + SIGNALS[0]
+    assert not (place / "runs").exists()
+
+
+def test_a_second_interrupt_does_not_wait(place, monkeypatch, capsys):
+    monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(signal.SIGINT, "on_before_optimizer_step", 2, times=2))
+    with pytest.raises(SystemExit) as stopped:
+        run(place / "runs")
+    assert stopped.value.code == 130
+    assert "stopped at step 1 by SIGINT, before its first checkpoint" in capsys.readouterr().out
+
+
+def test_what_was_ignored_stays_ignored(place, monkeypatch):
+    former = signal.signal(SIGNALS[2], signal.SIG_IGN)  # as by nohup
+    try:
+        monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[2], "on_before_optimizer_step", 1))
+        run(place / "runs")
+    finally:
+        signal.signal(SIGNALS[2], former)
+    assert last(place / "runs/demo_segmentation/run_0")["global_step"] == 6
+
+
+def test_handlers_are_given_back(unbroken, place):
+    assert [signal.getsignal(number) for number in SIGNALS] == [
+        signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS
+    ]
+
+
+def test_predictions_that_are_written_stay(unbroken, place, monkeypatch):
+    images = next(unbroken.glob("data/*/leftImg8bit/train/aachen"))
+    monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[0], "on_predict_batch_start", 3))
+    checkpoint = unbroken / "runs/demo_segmentation/run_0/checkpoints/last.ckpt"
+    with pytest.raises(SystemExit) as stopped:
+        run(place / "runs", "--ckpt_path", str(checkpoint), "--data.predict", str(images), kind="predict")
+    assert stopped.value.code == 128 + SIGNALS[0]
+    assert len(list(place.glob("runs/*/prediction_0/labels/*.png"))) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_a_signal_to_the_whole_group_ends_loader_processes_quietly(number, place, monkeypatch):
+    monkeypatch.setattr("lk_downstream.cli.RunProgress", waits("on_train_batch_end", 5))
+    child = Child("fit", [*OPTIONS, "--trainer.default_root_dir", "runs"], place)
+    child.until(lambda: "waits" in child.printed())
+    child.send(number, group=True)
+    assert child.wait(30) == 128 + number
+    lines = [line.split(":")[0] for line in child.printed().splitlines()[1:]]
+    assert lines == ["waits", f"stopped at step 3 by {number.name}; to go on"]
+
+
+def waits(hook, call):
+    """A class of callbacks that waits for a signal at the ``call``-th call of ``hook``, and says so."""
+
+    class Waits(L.Callback):
+        calls = 0
+
+        def _wait(self, trainer, *args, **options):
+            self.calls += not trainer.sanity_checking
+            if self.calls == call:
+                print("waits", flush=True)
+                stopping = next(callback for callback in trainer.callbacks if isinstance(callback, Stopping))
+                while stopping.signals.received is None:
+                    signal.pause()
+
+    setattr(Waits, hook, Waits._wait)
+    return Waits
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_all_processes_stop_at_the_step_of_which_one_was_told(signalled, unbroken, place, monkeypatch, unused_port):
+    class Sends(sends(SIGNALS[0], "on_after_backward", 3)):
+        def on_fit_start(self, trainer, task):
+            self.calls = 0 if trainer.global_rank == signalled else 100
+
+    options = [*OPTIONS, "--trainer.default_root_dir", "runs", "--trainer.devices", "1", "--trainer.num_nodes", "2"]
+    options += ["--trainer.accelerator", "cpu", "--data.batch_size", "8", "--data.workers", "0"]
+
+    def start(more=()):
+        # Each has a folder of its own, as nodes without a common file system.
+        nodes = [
+            Child("fit", [*options, *more], place / f"node{rank}", {"NODE_RANK": str(rank), **unused_port()})
+            for rank in (0, 1)
+        ]
+        return [(node.wait(), node.printed()) for node in nodes]
+
+    for rank in (0, 1):
+        (place / f"node{rank}").mkdir()
+        (place / f"node{rank}" / "data").symlink_to(unbroken / "data", target_is_directory=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("lk_downstream.cli.RunProgress", Sends)
+        (first, said), (second, _) = start()
+    assert (first, second) == (143, 0), said
+    assert "stopped at step 3 by SIGTERM" in said  # a step later than it came, see Votes
+    stop = place / "node0/runs/demo_segmentation/run_0"
+    assert last(stop)["global_step"] == 3
+    (first, said), (second, other) = start(("--ckpt_path", "runs/demo_segmentation/run_0/checkpoints/last.ckpt"))
+    assert (first, second) == (0, 0), said + other
+    assert last(stop.with_name("run_1"))["global_step"] == 6
+    assert not list(place.glob("node1/runs/*/*/*"))
+
+
+@pytest.fixture
+def unused_port():
+    """Variables by which two processes find each other; others at each second call."""
+    import socket
+
+    calls, ports = [], []
+
+    def variables():
+        if len(calls) % 2 == 0:
+            with socket.socket() as unused:
+                unused.bind(("127.0.0.1", 0))
+                ports.append(unused.getsockname()[1])
+        calls.append(None)
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[-1])}
+
+    return variables
+
+
+def test_a_requeued_job_goes_on_with_its_own_run(unbroken, place, monkeypatch, capsys):
+    calls = place / "calls"
+    (place / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {calls}\n", encoding="utf-8")
+    (place / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+    (place / "runs").mkdir()
+    shutil.copy(unbroken / "runs/demo_segmentation/run_0/checkpoints/last.ckpt", place / "runs/hpc_ckpt_1.ckpt")
+    for name, value in {"ID": "71", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{'JOB_ID' if name == 'ID' else name}", value)
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    with monkeypatch.context() as patch:
+        patch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[3], "on_before_optimizer_step", 2))
+        with pytest.raises(SystemExit) as stopped:
+            run(place / "runs")
+    assert stopped.value.code == 128 + SIGNALS[3]
+    assert calls.read_text(encoding="utf-8") == "requeue 71\n"
+    runs = place / "runs/demo_segmentation"
+    assert last(runs / "run_0")["global_step"] == 2
+    with monkeypatch.context() as patch:  # another job of the same command
+        patch.setenv("SLURM_JOB_ID", "72")
+        patch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[0], "on_before_optimizer_step", 1))
+        with pytest.raises(SystemExit):
+            run(place / "runs")
+    assert last(runs / "run_1")["global_step"] == 1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    capsys.readouterr()
+    run(place / "runs")
+    assert "goes on from" in capsys.readouterr().out
+    assert_same(runs / "run_2", unbroken / "runs/demo_segmentation/run_0")
+    with pytest.raises(SystemExit) as ended:  # requeued once more, as after a node's failure
+        run(place / "runs")
+    assert ended.value.code == 0
+    assert "is finished" in capsys.readouterr().out
