@@ -4,8 +4,22 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: two test processes share the cores
 
+import numpy as np
 import pytest
 import torch
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Runs draw nothing, which takes longer than a few steps of a tiny network; the figures have tests of their own."""
+    picture = np.zeros((2, 2, 3), dtype=np.uint8)
+    for module, functions in {
+        "curves": ("draw_curves",),
+        "classification_plots": ("reliability_diagram", "draw_pairs"),
+        "pictures": ("segmentation_grid",),
+    }.items():
+        for name in (*functions, "write_picture"):
+            monkeypatch.setattr(f"lk_downstream.callbacks.{module}.{name}", lambda *args, **options: picture)
 
 
 @pytest.fixture

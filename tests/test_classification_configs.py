@@ -1,4 +1,4 @@
-"""The configs of classification: the published recipes, and each run for two steps and one evaluation."""
+"""The configs of classification: the published recipes, and one of each kind run for two steps and an evaluation."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from alike import one_of_each_kind
 
 from lk_downstream.callbacks import AveragedWeights, DynamicSparsity
 from lk_downstream.cli import main
@@ -33,12 +34,9 @@ def pictures(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_two_steps_and_one_evaluation(stem, pictures, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stem", one_of_each_kind(CONTENT, STEMS))
+def test_two_steps_and_one_evaluation(stem, pictures, tmp_path, monkeypatch, without_figures):
     monkeypatch.chdir(tmp_path)
-    for module in ("curves", "classification_plots"):  # drawn at each run, which takes longer than two steps
-        monkeypatch.setattr(f"lk_downstream.callbacks.{module}.write_picture", lambda *arguments: None)
-        monkeypatch.setattr(f"lk_downstream.callbacks.{module}.rendered", lambda figure: None)
     content = CONTENT[stem]
     name = content["model"]["init_args"]["backbone"]["init_args"]["name"]
     family = next(family for family in sorted(SMALL, reverse=True) if name.startswith(family))

@@ -1,4 +1,4 @@
-"""Every file of configs/: instantiated at its own size, and each segmentation run for two steps and one picture."""
+"""Every file of configs/: instantiated at its own size; of segmentation one of each kind run."""
 
 import json
 import re
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from alike import one_of_each_kind
 
-from lk_downstream.cli import main
+from lk_downstream.cli import CLI, main
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import write_cityscapes
 
@@ -16,7 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 CONTENT = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS}
 # Those of classification are in test_classification_configs.py.
 DOWNSTREAM = [path for path in CONFIGS if CONTENT[path.stem]["model"]["class_path"] != "Classification"]
-SEGMENTATION = [path for path in CONFIGS if CONTENT[path.stem]["model"]["class_path"].endswith("Segmentation")]
+SEGMENTATION = [stem for stem in CONTENT if CONTENT[stem]["model"]["class_path"].endswith("Segmentation")]
 # Of every family, a network of the same structure that a CI machine trains in a second.
 SMALL = {
     "convnext": {"depths": [1, 1, 2, 1], "dims": [8, 8, 16, 16]},
@@ -50,19 +51,9 @@ def test_form(path):
     assert 20 <= len(lines) <= 40
 
 
-@pytest.mark.parametrize("path", DOWNSTREAM, ids=lambda path: path.stem)
-def test_instantiated_at_its_own_size(path, capsys):
-    if "SegmentationFolder" in str(CONTENT[path.stem]["data"]):  # whose classes stand in a file
-        own_pictures(Path("data/own"))
-    with torch.device("meta"), pytest.raises(SystemExit) as stop:  # no memory, no data, no weights
-        main("fit", ["--config", str(path), "--print_groups"])
-    assert stop.value.code == 0
-    assert "parameters" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
-def test_two_steps_and_one_picture(path, tmp_path, capsys):
-    model = CONTENT[path.stem]["model"]["init_args"]
+@pytest.mark.parametrize("stem", one_of_each_kind(CONTENT, SEGMENTATION))
+def test_two_steps_and_one_picture(stem, tmp_path, capsys, without_figures):
+    model = CONTENT[stem]["model"]["init_args"]
     family = model["backbone"]["init_args"]["name"].split("_")[0]
     overrides = {
         "trainer.default_root_dir": tmp_path / "runs",
@@ -88,14 +79,14 @@ def test_two_steps_and_one_picture(path, tmp_path, capsys):
         overrides |= {"model.inference.crop": 32, "model.inference.stride": 21}
     if SMALL[family]:
         overrides["model.backbone.dict_kwargs"] = SMALL[family]
-    if "SegmentationFolder" in str(CONTENT[path.stem]["data"]):
+    if "SegmentationFolder" in str(CONTENT[stem]["data"]):
         own_pictures(tmp_path / "data")
         del overrides["data.synthetic"]
     words = [
         f"--{name}={value if isinstance(value, (str, Path)) else json.dumps(value)}"
         for name, value in overrides.items()
     ]
-    cli = main("fit", ["--config", str(path), *words])
+    cli = main("fit", ["--config", str(CONFIGS[0].with_name(f"{stem}.yaml")), *words])
     assert cli.trainer.global_step == 2
     assert cli.trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed == 1
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
@@ -124,21 +115,10 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("stem", ROWS)
-def test_published_recipe(stem, monkeypatch):
+def check_recipe(cli, stem):
     """The composed objects, not the file's text: what defaults say counts too."""
     name, drop, crop, batch, steps, rate, warmup, long_side, stride, layers = ROWS[stem]
-    seen = {}
-
-    def stop(cli):
-        seen["cli"] = cli
-        raise SystemExit(0)
-
-    monkeypatch.setattr("lk_downstream.cli.CLI.after_instantiate_classes", stop)
-    # print_groups: without weights
-    with torch.device("meta"), pytest.raises(SystemExit):
-        main("fit", ["--config", str(CONFIGS[0].with_name(f"{stem}.yaml")), "--print_groups"])
-    task, data, trainer = seen["cli"].model, seen["cli"].datamodule, seen["cli"].trainer
+    task, data, trainer = cli.model, cli.datamodule, cli.trainer
     scale = (long_side, {2048: 512, 2560: 640, 2049: 1025}[long_side])
     assert task.backbone.name == name
     rates = [module.drop_prob for module in task.modules() if type(module).__name__ == "DropPath"]
@@ -166,6 +146,20 @@ def test_published_recipe(stem, monkeypatch):
         key for key in task.backbone.state_dict() if ".norm.weight" in key and key.startswith("body.stages.0.norm")
     ]
     assert len(norms) == half
+
+
+@pytest.mark.parametrize("path", DOWNSTREAM, ids=lambda path: path.stem)
+def test_instantiated_at_its_own_size_by_the_published_recipe(path, capsys, monkeypatch):
+    if "SegmentationFolder" in str(CONTENT[path.stem]["data"]):  # whose classes stand in a file
+        own_pictures(Path("data/own"))
+    made, after = [], CLI.after_instantiate_classes
+    monkeypatch.setattr(CLI, "after_instantiate_classes", lambda cli: (made.append(cli), after(cli)))
+    with torch.device("meta"), pytest.raises(SystemExit) as stop:  # no memory, no data, no weights
+        main("fit", ["--config", str(path), "--print_groups"])
+    assert stop.value.code == 0
+    assert "parameters" in capsys.readouterr().out
+    if path.stem in ROWS:
+        check_recipe(made[0], path.stem)
 
 
 MULTI_SCALE = [path for path in CONFIGS if "multi-scale" in path.read_text()]

@@ -8,6 +8,7 @@ import pytest
 
 from lk_downstream.cli import main
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 DEMO = Path(__file__).parents[1] / "configs" / "demo_classification.yaml"
 BASE = {
     "config": str(DEMO),
