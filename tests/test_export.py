@@ -16,6 +16,7 @@ from lk_downstream.tasks import Segmentation
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in export.PACKAGES), reason="the extra `export` is missing"
 )
+SHALLOW = (1, 1, 1, 1)  # a trace takes as long as there are layers
 NARROW = {"neck": FPNSettings(channels=16, finest_stride=8, extra="output", extra_relu=True)}
 
 
@@ -24,12 +25,13 @@ def thin_head(channels, classes):
 
 
 def segmenter():
-    return Segmentation(create_backbone("test_slak"), ("a", "b", "c"), head=thin_head, auxiliary_head=None)
+    backbone = create_backbone("test_slak", depths=SHALLOW)
+    return Segmentation(backbone, ("a", "b", "c"), head=thin_head, auxiliary_head=None)
 
 
 def fcos():
     settings = FCOSSettings(convs=1, channels=16, test=Selection(score_threshold=0.0))
-    return FCOS(create_backbone("test_replknet"), 4, head=settings, **NARROW)
+    return FCOS(create_backbone("test_replknet", layers=SHALLOW), 4, head=settings, **NARROW)
 
 
 def retinanet():
@@ -38,7 +40,7 @@ def retinanet():
 
 
 def classifier():
-    return timm.create_model("test_replknet", num_classes=7)
+    return timm.create_model("test_replknet", layers=SHALLOW, num_classes=7)
 
 
 OUTPUTS = {

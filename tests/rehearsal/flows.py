@@ -15,6 +15,7 @@ from lk_downstream import create_backbone, create_classifier
 from lk_downstream import data as d
 from lk_downstream import detectors as dt
 from lk_downstream.callbacks import AveragedWeights, DynamicSparsity
+from lk_downstream.data.detection_transforms import MultiScaleCrop
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.inference import Inference, MultiScale, Slide, Whole
@@ -49,7 +50,8 @@ def data(kind: str, root: Path, **options: Any) -> d.DataModule:
             module = d.ClassificationData(dataset, size=32, **common)
         return module
     dataset = partial(d.Coco, root=root / kind)
-    return d.DetectionData(dataset, masks=True, scale=(80, 60), **{**common, "batch_size": 2})
+    crop = MultiScaleCrop(short=(48, 60), long=90, first=(40, 56), crop=(30, 50))
+    return d.DetectionData(dataset, masks=True, scale=(80, 60), augmentation=[crop], **{**common, "batch_size": 2})
 
 
 def detector(name: str = "MaskRCNN") -> Any:

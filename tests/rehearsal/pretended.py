@@ -5,7 +5,8 @@ at every tensor (``device``, ``is_cuda``), so that all code takes the ways that 
 operator is watched, those of the backward pass too: one that mixes devices is refused as the device would refuse it,
 and what makes the host wait for the device is noted with the line that asked for it.
 
-What it cannot show: the device's own arithmetic, and composite operators that PyTorch splits otherwise on the device.
+What it cannot show: the device's own arithmetic (products of 16-bit tensors are computed in float32), and composite
+operators that PyTorch splits otherwise on the device.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 PACKAGE = str(Path(__file__).parents[2] / "lk_downstream")
 HERE = str(Path(__file__))
@@ -54,6 +56,7 @@ INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, 
 # Beside operators for each element, which all take numbers from the CPU, these take one (FakeTensor's rule for all).
 TAKES_NUMBERS = (aten.copy_, aten.where, aten.fill, aten.fill_, aten.masked_fill, aten.masked_fill_)
 MOVING = (aten._to_copy, aten.copy_, aten._foreach_copy_)
+PRODUCTS = (aten.convolution, aten.convolution_backward, aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
 NEW = ("new_zeros", "new_ones", "new_empty", "new_full")
 
@@ -160,7 +163,7 @@ class Pretended(TorchDispatchMode):
             self.wait("repeat_interleave")
         self._note(func, given, own, args)
         elsewhere = {_storage(tensor) for tensor, there in zip(given, own) if not there}
-        result = func(*args, **kwargs)
+        result = (_in_float32 if packet in PRODUCTS else _as_it_is)(func, args, kwargs)
         for tensor in _tensors(result):
             if _storage(tensor) not in elsewhere and not self.holds(tensor):
                 self.mark(tensor)
@@ -381,6 +384,19 @@ class Event:
 
     def elapsed_time(self, end: Event) -> float:
         return 1e3 * (end.time - self.time)
+
+
+def _as_it_is(func: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
+def _in_float32(func: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operator of 16-bit tensors gives: many CPUs need minutes for such products."""
+    short = {torch.bfloat16, torch.float16} & {tensor.dtype for tensor in _tensors((args, kwargs))}
+    if not short:
+        return func(*args, **kwargs)
+    args, kwargs = tree_map_only(Tensor, lambda t: t.float() if t.dtype in short else t, (args, kwargs))
+    return tree_map_only(Tensor, lambda t: t.to(next(iter(short))), func(*args, **kwargs))
 
 
 def _storage(tensor: Tensor) -> int:
