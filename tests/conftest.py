@@ -8,6 +8,28 @@ import numpy as np
 import pytest
 import torch
 
+# Files of a minute or half of one, begun first, so that no process is left with one when the other is at its end.
+LONGEST = (
+    "test_golden_detectors.py",
+    "test_detection_task.py",
+    "test_export.py",
+    "test_configs.py",
+    "test_cli.py",
+    "test_resume_changed.py",
+    "test_costs.py",
+    "test_other_machines.py",
+    "test_mmseg_files.py",
+    "test_classification_configs.py",
+    "test_on_cuda.py",
+    "test_resume.py",
+    "test_start.py",
+    "test_triton_kernels.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture
 def without_figures(monkeypatch):
