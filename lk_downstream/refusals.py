@@ -23,6 +23,23 @@ NO_MEMORY = (
     "--trainer.precision bf16-mixed or --model.backbone.grad_checkpointing true, or evaluate by Slide"
 )
 
+SHARED_MEMORY = (
+    "the shared memory of the machine (/dev/shm) is too small for the batches of the loader processes: enlarge it, in "
+    "a container by --shm-size 8g, or set --data.workers 0"
+)
+# What PyTorch says of a loader process that has ended -> what to do. The first that is found counts.
+WORKERS = {
+    "killed by signal: Killed": "a loader process was killed, as happens where memory is used up: lower --data.workers "
+    "or data.batch_size",
+    "Bus error": SHARED_MEMORY,
+    "shared memory": SHARED_MEMORY,
+    "</torch_": SHARED_MEMORY,
+    "killed by signal": "a loader process was killed from outside: start again",
+    "exited unexpectedly": "a loader process has ended without a word, as where memory is used up: lower "
+    "--data.workers or data.batch_size; --data.workers 0 shows an error that it may have had",
+}
+GO_ON = "; a training goes on from the last checkpoint of its run by --ckpt_path"
+
 
 def sentence(error: Exception) -> str | None:
     """What a user can do about an error, or None if it is no mistake of theirs and not the machine's."""
@@ -39,6 +56,10 @@ def _outside(error: Exception) -> str | None:
         return f"{error.strerror}{where}: {place}; what was complete before is still there"
     if isinstance(error, RuntimeError) and ("closed by peer" in str(error) or type(error).__name__.startswith("Dist")):
         return "another process of this run has failed, see its message"
+    if isinstance(error, RuntimeError):
+        remedy = next((remedy for words, remedy in WORKERS.items() if words in str(error)), None)
+        if remedy:
+            return remedy + GO_ON
     if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
         return "batch norm needs more than one picture in a batch of a device: raise data.batch_size"
     # Lightning's word for settings that do not go together

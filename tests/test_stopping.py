@@ -1,15 +1,20 @@
 """A run that a signal ends keeps all steps that it has done, says how it goes on, and its exit status tells why."""
 
+import csv
+import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 from commands_in_children import Child
+from kills import kill_at_random
 
 from lk_downstream.callbacks import Stopping
 from lk_downstream.cli import main
@@ -62,6 +67,19 @@ def assert_same(folder, whole):
     assert figures(folder) == figures(whole)
 
 
+def step_validated(folder):
+    """The last step whose validation a run has come to the end of, or 0."""
+    return last(folder)["callbacks"][next(name for name in last(folder)["callbacks"] if "Checkpoints" in name)][
+        "validated_step"
+    ] or 0
+
+
+def validations(folder):
+    """Steps of the validations whose figures are in the table of a run."""
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return [int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("val/mIoU")]
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
@@ -104,6 +122,8 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(moment, unbroken, p
     config, checkpoint = said.split()[-3::2]
     main("fit", ["--config", config, "--ckpt_path", checkpoint])
     assert_same(stop.with_name("run_1"), unbroken / "runs/demo_segmentation/run_0")
+    validated = [step for step in (3, 6) if step > step_validated(stop)]
+    assert validations(stop.with_name("run_1")) == validated
     assert not list(place.rglob("*.part"))
 
 
@@ -264,3 +284,58 @@ def test_a_requeued_job_goes_on_with_its_own_run(unbroken, place, monkeypatch, c
         run(place / "runs")
     assert ended.value.code == 0
     assert "is finished" in capsys.readouterr().out
+
+
+def test_a_loader_process_that_is_killed(place, monkeypatch):
+    class Kills(L.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 4:
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid, signal.SIGKILL)
+                time.sleep(1)
+
+    monkeypatch.setattr("lk_downstream.cli.RunProgress", Kills)
+    with pytest.raises(SystemExit, match=r"a loader process (was killed|has ended).*--data.workers.*--ckpt_path"):
+        run(place / "runs")
+    assert last(place / "runs/demo_segmentation/run_0")["global_step"] == 3
+
+
+class NoRoom:
+    """Stands in for a file on a disk that is full."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(place, monkeypatch):
+    def open_(path, mode="r", *args, **options):
+        file = open(path, mode, *args, **options)  # noqa: SIM115
+        return NoRoom(file) if path.name == "last.ckpt.part" and last_is_there(path) else file
+
+    def last_is_there(path):
+        return path.with_name("last.ckpt").exists()
+
+    monkeypatch.setattr(Path, "open", open_)
+    with pytest.raises(SystemExit, match=r"No space left on device.*make room"):
+        run(place / "runs")
+    monkeypatch.undo()
+    folder = place / "runs/demo_segmentation/run_0"
+    assert last(folder)["global_step"] == 3
+    assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_killed_at_random_moments(tmp_path):
+    assert len(list(kill_at_random("segmentation", tmp_path, 2))) == 2

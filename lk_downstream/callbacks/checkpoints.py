@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import distributed
 
 from lk_downstream.backbones import files
+from lk_downstream.callbacks.due_validation import validate_if_due
 from lk_downstream.errors import InputError
 
 
@@ -99,14 +100,22 @@ class Checkpoints(ModelCheckpoint):
         )
         self.every_n_steps = every_n_steps
         self.saved_step = 0
+        self.validated_step: int | None = None
+        self.resumed = False  # from a checkpoint that says which step was validated
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Take the task's own figure if none was asked for."""
         self.monitor = self.monitor or task.monitor
         super().setup(trainer, task, stage)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, and which step was validated last."""
+        return {**super().state_dict(), "validated_step": self.validated_step}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best of the run so far, in whichever folder it lies; of one that is gone, nothing."""
+        self.validated_step = state_dict.get("validated_step")
+        self.resumed = "validated_step" in state_dict
         models = _of_first({path: score for path, score in state_dict["best_k_models"].items() if Path(path).is_file()})
         if state_dict["best_model_path"] not in models:
             return
@@ -114,10 +123,17 @@ class Checkpoints(ModelCheckpoint):
         kept = {"best_k_models": models, "kth_best_model_path": worst, "kth_value": models[worst]}
         super().load_state_dict({**state_dict, **kept, "dirpath": self.dirpath, "last_model_path": ""})
 
-    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:
-        """Write the last step now and then."""
-        step = trainer.global_step
-        if step != self.saved_step and step % self.every_n_steps == 0:
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Validate the step of a resumed checkpoint, if its run came to an end before it did."""
+        if self.resumed:
+            validate_if_due(trainer, self.validated_step == trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the last step now and then, never between accumulated batches, which change batch statistics."""
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole and trainer.global_step != self.saved_step and trainer.global_step % self.every_n_steps == 0:
             self.write_last(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -126,6 +142,8 @@ class Checkpoints(ModelCheckpoint):
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write the best and the last step."""
+        if not trainer.sanity_checking:
+            self.validated_step = trainer.global_step
         super().on_validation_end(trainer, task)
         # Not by Lightning's save_last, which leaves out every step that is not among the best.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
