@@ -14,7 +14,7 @@ from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import write_imagenet
 
 FOLDER = Path(__file__).parents[1] / "configs"
-CONTENT = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
+CONTENT = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))}
 STEMS = [stem for stem, content in CONTENT.items() if content["model"]["class_path"] == "Classification"]
 # Of every family, a network of the same structure that a CI machine trains in a second.
 SMALL = {

@@ -62,7 +62,7 @@ def test_a_run_leaves_its_files(folder, run):
     assert checkpoints[-1] == "last.ckpt"
     assert re.fullmatch(r"best_step=[24].ckpt", checkpoints[0])
     assert len(checkpoints) == 2
-    figures = json.loads((run / "metrics.json").read_text())
+    figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert figures["last"]["step"] == 4
     assert set(figures["best"]["summary"]) == {"mIoU", "mAcc", "aAcc"}
     assert len(figures["best"]["classes"]["IoU"]) == 19
@@ -71,16 +71,16 @@ def test_a_run_leaves_its_files(folder, run):
 
 def test_validation_counts_optimizer_steps_under_accumulation(folder):
     cli = main("fit", [*SMALL, "--trainer.accumulate_grad_batches", "2"])
-    with open(Path(cli.trainer.log_dir) / "metrics.csv") as file:
+    with open(Path(cli.trainer.log_dir) / "metrics.csv", encoding="utf-8") as file:
         steps = [int(row["step"]) + 1 for row in csv.DictReader(file) if row["val/mIoU"]]
     assert steps == [2, 4]
     assert cli.datamodule.device_batch_size == 2
-    saved = yaml.safe_load((Path(cli.trainer.log_dir) / "config.yaml").read_text())
+    saved = yaml.safe_load((Path(cli.trainer.log_dir) / "config.yaml").read_text(encoding="utf-8"))
     assert saved["trainer"]["val_check_interval"] == 2
 
 
 def test_the_saved_config_evaluates_the_checkpoint(run, capsys):
-    expected = json.loads((run / "metrics.json").read_text())["last"]["summary"]
+    expected = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
     args = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     cli = main("validate", args)
     assert cli.model.results["summary"] == pytest.approx(expected, rel=1e-6)
@@ -241,7 +241,7 @@ def test_nothing_is_written_for_a_run_that_cannot_start(folder, capsys):
 
 def test_the_tool_exits_without_a_stack_trace(folder):
     command = [sys.executable, str(ROOT / "tools" / "fit.py"), *SMALL, "--model.backbone.name", "slak_tny"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")

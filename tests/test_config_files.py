@@ -25,21 +25,21 @@ def test_every_config_is_found_by_its_name_from_any_folder():
 def test_configs_in_the_package_come_first(tmp_path, monkeypatch):
     """As they lie where the wheel is installed."""
     (tmp_path / "lk_downstream" / "configs").mkdir(parents=True)
-    (tmp_path / "lk_downstream" / "configs" / "own.yaml").write_text("a: 1")
+    (tmp_path / "lk_downstream" / "configs" / "own.yaml").write_text("a: 1", encoding="utf-8")
     monkeypatch.setattr(config_files, "__file__", str(tmp_path / "lk_downstream" / "config_files.py"))
     assert config_files.names() == ["own"]
 
 
 @pytest.mark.parametrize("file", ["demo_segmentation", "demo_segmentation.yaml"])
 def test_a_file_of_the_current_folder_wins(file):
-    Path(file).write_text("a: 1")
+    Path(file).write_text("a: 1", encoding="utf-8")
     assert config_files.find(file) == Path(file)
     assert config_files.find("demo_segmentation") == Path(file)
 
 
 def test_paths_are_paths():
     Path("mine").mkdir()
-    Path("mine/demo_segmentation.yaml").write_text("a: 1")
+    Path("mine/demo_segmentation.yaml").write_text("a: 1", encoding="utf-8")
     assert config_files.find("mine/demo_segmentation.yaml") == Path("mine/demo_segmentation.yaml")
     assert config_files.find("mine/demo_segmentation") == Path("mine/demo_segmentation.yaml")
     assert config_files.find(str(Path("mine/demo_segmentation.yaml").absolute())).is_absolute()

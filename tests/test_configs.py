@@ -14,7 +14,7 @@ from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import write_cityscapes
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-CONTENT = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS}
+CONTENT = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIGS}
 # Those of classification are in test_classification_configs.py.
 DOWNSTREAM = [path for path in CONFIGS if CONTENT[path.stem]["model"]["class_path"] != "Classification"]
 SEGMENTATION = [stem for stem in CONTENT if CONTENT[stem]["model"]["class_path"].endswith("Segmentation")]
@@ -41,12 +41,12 @@ def own_pictures(root):
             folder.mkdir(parents=True)
             for number, file in enumerate(sorted((root.with_name("streets") / tree / split).rglob("*.png"))):
                 file.rename(folder / f"{number}.png")
-    (root / "classes.txt").write_text("\n".join(f"label {number}" for number in range(34)))
+    (root / "classes.txt").write_text("\n".join(f"label {number}" for number in range(34)), encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_form(path):
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     assert 20 <= len(lines) <= 40
 
@@ -162,12 +162,12 @@ def test_instantiated_at_its_own_size_by_the_published_recipe(path, capsys, monk
         check_recipe(made[0], path.stem)
 
 
-MULTI_SCALE = [path for path in CONFIGS if "multi-scale" in path.read_text()]
+MULTI_SCALE = [path for path in CONFIGS if "multi-scale" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("path", MULTI_SCALE, ids=lambda path: path.stem)
 def test_the_multi_scale_rule_of_the_first_lines(path, capsys):
-    value = re.search(r"--model.inference (.*)", path.read_text())[1].strip("'")
+    value = re.search(r"--model.inference (.*)", path.read_text(encoding="utf-8"))[1].strip("'")
     with pytest.raises(SystemExit):
         main("validate", ["--config", str(path), "--model.inference", value, "--print_config"])
     inference = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["inference"]

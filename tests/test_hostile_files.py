@@ -28,7 +28,9 @@ EVIL = "evilmod_of_the_tests"
 @pytest.fixture(autouse=True)
 def trap(tmp_path, monkeypatch):
     """A module that tells when it is imported, an open door in torch, and no way out to the network."""
-    (tmp_path / f"{EVIL}.py").write_text("import os\nopen(os.environ['TRAP'], 'w').close()\ndef Evil(*args): pass\n")
+    (tmp_path / f"{EVIL}.py").write_text(
+        "import os\nopen(os.environ['TRAP'], 'w').close()\ndef Evil(*args): pass\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -278,7 +280,7 @@ def test_recipes(checkpoint, tmp_path, place, value):
 
 
 def test_a_config_in_the_current_folder_is_not_read(checkpoint, tmp_path):
-    (tmp_path / "evil").write_text(f"class_path: {CLASS}\n")
+    (tmp_path / "evil").write_text(f"class_path: {CLASS}\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"has 'evil' .*neither a number nor a plain word"):
         load_task(saved(checkpoint, tmp_path, "init_args.loss", "evil"))
 

@@ -25,7 +25,7 @@ def modules():
 
 def imported(path):
     """Dotted names of all imports of a file, those inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -59,7 +59,9 @@ def test_only_one_module_of_the_heads_imports_mmsegmentation():
 
 
 def test_top_level():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    ).stdout.split()
     if not listed:
         pytest.skip("not a checkout")
     top = {name.split("/")[0] for name in listed if not name.startswith(".")}
@@ -68,7 +70,7 @@ def test_top_level():
 
 
 def test_the_names_in_the_readmes_python_are_there():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
@@ -89,4 +91,4 @@ def test_every_package_is_installed():
 
 def test_tasks_stay_small():
     for path in (PACKAGE / "tasks").glob("*.py"):
-        assert len(path.read_text().splitlines()) < 250, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 250, path

@@ -61,7 +61,7 @@ def _call(node):
     parts = name in ("split", "rsplit") and "path" in owner.lower() and "'/'" in ast.unparse(node)
     if parts or (name in METHODS and owner != "layout"):
         return ast.unparse(node)
-    if "encoding" in keywords or owner in ("trust", "Image", "mmap", "tarfile", "archive"):
+    if {"encoding", None} & set(keywords) or owner in ("trust", "Image", "mmap", "tarfile", "archive"):
         return None
     position = 0 if owner and owner not in ("io", "codecs", "gzip", "os") else 1
     mode = keywords.get("mode") or next(iter(node.args[position : position + 1]), None)
@@ -93,6 +93,12 @@ def _guarded(node, parents):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_another_system_lacks(path):
     assert list(faults(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_name_the_encodings_of_their_files(path):
+    found = faults(path.read_text(encoding="utf-8"))
+    assert [fault for fault in found if fault[1].endswith("without encoding")] == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "tools"], ids=lambda path: path.stem)

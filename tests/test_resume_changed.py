@@ -133,7 +133,7 @@ def test_every_step_sees_the_promised_batch(accumulate, tmp_path, monkeypatch):
 
 
 def report(folder):
-    return json.loads((folder / "metrics.json").read_text())["best"]
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["best"]
 
 
 def test_the_best_of_a_resumed_run_is_that_of_the_whole_run_with_its_file(tmp_path, monkeypatch, capsys):

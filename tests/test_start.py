@@ -31,7 +31,7 @@ print(json.dumps(sorted(sys.modules)))
 def imported(*lines, first=""):
     """The modules that a process has imported when it has answered some command lines."""
     code = f"{first}\n{RUN.format(lines=[line.split() for line in lines])}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -91,7 +91,7 @@ def test_threads_wait_passively_in_the_command_alone(program, printed):
         seen = "print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     words = [sys.executable, "-c", f"{code}; {seen}"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=True, env=environment, cwd=ROOT)
     assert done.stdout.strip() == printed
 
 
@@ -99,7 +99,9 @@ def test_threads_wait_passively_in_the_command_alone(program, printed):
 def wheel(tmp_path_factory):
     """The package as ``pip install .`` installs it, from a copy, in which a build leaves its files."""
     pytest.importorskip("setuptools", minversion="77")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    ).stdout.split()
     if not listed:
         pytest.skip("not a checkout")
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
@@ -130,9 +132,9 @@ def test_the_wheel_runs_from_another_folder(wheel, tmp_path):
     elsewhere.mkdir()
     command = [sys.executable, "-m", "lk_downstream", "fit", "--config", "demo_segmentation", "--print_config"]
     environment = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=elsewhere, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=elsewhere, env=environment)
     assert "name: test_convnext" in done.stdout
     code = "import sys; sys.argv = ['lk-downstream']; import lk_downstream.config_files as c; print(c.folder())"
     where = [sys.executable, "-c", code]
-    done = subprocess.run(where, capture_output=True, text=True, check=True, cwd=elsewhere, env=environment)
+    done = subprocess.run(where, capture_output=True, encoding="utf-8", check=True, cwd=elsewhere, env=environment)
     assert done.stdout.strip() == str(installed / "lk_downstream" / "configs")

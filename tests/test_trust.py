@@ -91,9 +91,9 @@ def test_a_planted_reader_is_found(tmp_path, monkeypatch):
         "open('x')",
         "a.read_text()",
     ):
-        (tmp_path / "planted.py").write_text(text)
+        (tmp_path / "planted.py").write_text(text, encoding="utf-8")
         assert unlisted(tmp_path / "planted.py"), text
-    (tmp_path / "planted.py").write_text("from lk_downstream import trust\ntrust.read_bytes('x')")
+    (tmp_path / "planted.py").write_text("from lk_downstream import trust\ntrust.read_bytes('x')", encoding="utf-8")
     assert not unlisted(tmp_path / "planted.py")
 
 

@@ -42,7 +42,8 @@ def is_url(source: str) -> bool:
 
 def looks_like_a_file(source: str) -> bool:
     """Whether ``source`` is an address or a path, there or not, rather than the name of published weights."""
-    return is_url(source) or os.sep in source or bool(Path(source).suffix) or Path(source).exists()
+    separated = any(separator in source for separator in (os.sep, os.altsep) if separator)  # Windows has two
+    return is_url(source) or separated or bool(Path(source).suffix) or Path(source).exists()
 
 
 def download(url: str) -> Path:

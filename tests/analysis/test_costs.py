@@ -176,5 +176,5 @@ def test_the_command_on_one_model(capsys):
 def test_the_tool_does_not_stand_in_for_the_standard_librarys_module():
     """Lightning imports cProfile, which imports `profile`: a tool beside this one finds the tool first."""
     command = f"import sys; sys.path.insert(0, {str(TOOL.parent)!r}); import cProfile; cProfile.run('1'); print('runs')"
-    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, encoding="utf-8", check=True)
     assert run.stdout.rstrip().endswith("runs")

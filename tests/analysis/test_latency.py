@@ -31,7 +31,7 @@ def test_layers_are_written_as_table_csv_and_plot(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 x 5x5, (1, 4, 8, 8)" in printed
     assert "forward 5x5" in printed
-    with (tmp_path / "layers_cpu_float32.csv").open() as file:
+    with (tmp_path / "layers_cpu_float32.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["side"] for row in rows] == [*SIDES, latency.FFT] * 4
     assert all(float(row["seconds"]) > 0 for row in rows)

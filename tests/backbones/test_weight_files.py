@@ -7,6 +7,7 @@ import http.server
 import os
 import pickle
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -115,6 +116,13 @@ def test_other_rubbish(tmp_path, content):
     (tmp_path / "rubbish.pth").write_bytes(content)
     with pytest.raises(InputError, match=r"rubbish\.pth cannot be read as weights"):
         files.read(tmp_path / "rubbish.pth")
+
+
+def test_a_path_of_windows_has_either_separator(monkeypatch):
+    assert not files.looks_like_a_file("in1k")
+    monkeypatch.setattr(files, "os", types.SimpleNamespace(sep="\\", altsep="/"))
+    assert all(map(files.looks_like_a_file, (r"weights\mine", "weights/mine")))
+    assert not files.looks_like_a_file("in1k")
 
 
 def test_no_file_and_a_folder(tmp_path):

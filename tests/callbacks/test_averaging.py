@@ -238,7 +238,7 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     name = "head.conv_seg.weight"
     assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
     assert torch.equal(load_task(checkpoint).state_dict()[name], saved["state_dict"][name])
-    expected = json.loads((run / "metrics.json").read_text())["last"]["summary"]
+    expected = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
     capsys.readouterr()
     for source in (
         ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint],

@@ -32,7 +32,7 @@ def share(picture, colour):
 
 
 def test_series_are_read_by_step(tmp_path):
-    (tmp_path / "metrics.csv").write_text(CSV)
+    (tmp_path / "metrics.csv").write_text(CSV, encoding="utf-8")
     series = read_series(tmp_path / "metrics.csv")
     assert sorted(series) == ["lr-AdamW/pg1", "lr-AdamW/pg2", "train/loss", "val/top1", "val/top5"]
     assert series["train/loss"][0].tolist() == [10]  # not what is no number
@@ -43,12 +43,14 @@ def test_series_are_read_by_step(tmp_path):
 def test_a_run_is_drawn_afterwards(tmp_path):
     with pytest.raises(InputError, match=r"has no metrics\.csv; give the folder of a run"):
         plot_run(tmp_path)
-    (tmp_path / "metrics.csv").write_text("epoch,step\n")
+    (tmp_path / "metrics.csv").write_text("epoch,step\n", encoding="utf-8")
     with pytest.raises(InputError, match="log_every_n_steps"):
         plot_run(tmp_path)
-    (tmp_path / "metrics.csv").write_text(CSV)
+    (tmp_path / "metrics.csv").write_text(CSV, encoding="utf-8")
     without = np.asarray(Image.open(plot_run(tmp_path)))
-    (tmp_path / "metrics.json").write_text(json.dumps({"best": {"summary": {"top5": 0.75, "top1": 0.5}}}))
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"best": {"summary": {"top5": 0.75, "top1": 0.5}}}), encoding="utf-8"
+    )
     marked = np.asarray(Image.open(plot_run(tmp_path)))
     assert not np.array_equal(without, marked)  # the run's own main figure, not the first of the names
     assert np.array_equal(np.asarray(Image.open(plot_run(tmp_path, "val/top1"))), without)
@@ -107,7 +109,7 @@ def test_a_dollar_sign_in_a_class_name_is_no_formula():
 
 
 def test_a_monitor_that_the_run_does_not_have(tmp_path):
-    (tmp_path / "metrics.csv").write_text("step,val/top1,val/ECE\n3,0.5,0.25\n")
+    (tmp_path / "metrics.csv").write_text("step,val/top1,val/ECE\n3,0.5,0.25\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"no figure val/top; did you mean 'val/top1'"):
         plot_run(tmp_path, "val/top")
 
@@ -131,7 +133,7 @@ def test_a_run_leaves_its_curves(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("content", [None, "epoch,step\n", "epoch,step,train/loss\n0,9,nan\n"])
 def test_a_run_without_figures_ends_as_any_other(tmp_path, content):
     if content:
-        (tmp_path / "metrics.csv").write_text(content)
+        (tmp_path / "metrics.csv").write_text(content, encoding="utf-8")
     trainer = SimpleNamespace(logger=SimpleNamespace(log_dir=str(tmp_path)), is_global_zero=True)
     Curves().on_fit_end(trainer, SimpleNamespace(monitor="val/top1"))
     assert not (tmp_path / "curves.png").exists()

@@ -101,7 +101,7 @@ def test_files_of_predictions(tmp_path):
     found["masks"] = found["masks"][:, :30, :50]
     callback.on_predict_batch_end(trainer, task, [found], batch(), 0)
     callback.on_predict_end(trainer, task)
-    rows = json.loads((tmp_path / "detections" / "a.json").read_text())
+    rows = json.loads((tmp_path / "detections" / "a.json").read_text(encoding="utf-8"))
     assert [(row["class"], row["bbox"]) for row in rows] == [("cat", [10, 10, 30, 20]), ("dog", [60, 20, 30, 30])]
     assert rows[0]["segmentation"]["size"] == [30, 50]
     assert Image.open(tmp_path / "pictures" / "a.png").size == (800, 480)

@@ -73,7 +73,7 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_the_official_scorer_gives_our_figure_on_the_files(folder, rule, monkeypatch, capsys):
     cli = main("validate", [*TRAINED, *RULES[rule]])
-    figures = json.loads((Path(cli.trainer.log_dir) / "metrics.json").read_text())["last"]["summary"]
+    figures = json.loads((Path(cli.trainer.log_dir) / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
     assert 0.1 < figures["mIoU"] < 0.95
     run, cli = predict(*RULES[rule])
     assert type(cli.model.inference).__name__ == ("MultiScale" if RULES[rule] else "Whole")

@@ -18,7 +18,10 @@ from lk_downstream.callbacks.report import class_table, write_json
 
 def test_figures_without_nan(tmp_path):
     write_json(tmp_path / "runs" / "metrics.json", {"IoU": [0.5, math.nan], "step": 3})
-    assert json.loads((tmp_path / "runs" / "metrics.json").read_text()) == {"IoU": [0.5, None], "step": 3}
+    assert json.loads((tmp_path / "runs" / "metrics.json").read_text(encoding="utf-8")) == {
+        "IoU": [0.5, None],
+        "step": 3,
+    }
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["metrics.json"]
 
 
@@ -26,7 +29,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "metrics.json", {"step": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "metrics.json", {"step": object()})
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"step": 1}
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"step": 1}
 
 
 def test_a_checkpoint_takes_the_place_of_the_old_one_only_when_it_is_complete(tmp_path, monkeypatch):

@@ -448,10 +448,10 @@ def test_from_the_command_line_with_a_report(tmp_path, monkeypatch, capsys):
     assert "parameters are not zero (" in printed
     assert "backbone.body.stages.2.*.pwconv1" in printed
     (folder,) = (tmp_path / "runs" / "demo_segmentation").iterdir()
-    figures = json.loads((folder / "metrics.json").read_text())["sparsity"]
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["sparsity"]
     assert 0.6 < figures["density"] == figures["nonzero"] / figures["parameters"] < 0.9
     assert all(0 < density < 0.99 for density in figures["layers"].values())
-    header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    header = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert {f"density/{name.removesuffix('.weight')}" for name in figures["layers"]} <= set(header)
     weights = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, density in figures["layers"].items():

@@ -100,6 +100,6 @@ def test_the_tool_calls_the_same(name):
 
 def test_an_exit_code_and_a_sentence_of_a_process(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "fit.py"), "--config", "absent"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --config: there is no file absent; name a file")

@@ -62,8 +62,8 @@ def test_labels_are_the_places_of_the_sorted_folders(tmp_path):
 
 def test_what_is_no_picture_is_passed_over(tmp_path):
     root = folders(tmp_path, train__ants=1)
-    (root / "train" / "ants" / "Thumbs.db").write_text("")
-    (root / "train" / "ants" / ".hidden.jpg").write_text("")
+    (root / "train" / "ants" / "Thumbs.db").write_text("", encoding="utf-8")
+    (root / "train" / "ants" / ".hidden.jpg").write_text("", encoding="utf-8")
     (root / "train" / ".cache").mkdir()
     assert len(ClassFolder("train", root)) == 1
 

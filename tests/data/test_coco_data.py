@@ -41,7 +41,7 @@ def write(root, annotations=(), images=None, categories=None, **more):
     }
     path = root / "annotations" / "instances_val2017.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return Coco("val", root, masks=True)
 
 
@@ -215,7 +215,7 @@ def test_wrong_annotations(tmp_path, annotation, sentence):
 )
 def test_files_that_are_no_annotation_files(tmp_path, text, sentence):
     path = tmp_path / "mine.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"mine.json.*{sentence}"):
         read_index(path)
     with pytest.raises(InputError, match=r"cannot read the annotation file .*absent\.json"):
@@ -235,12 +235,15 @@ def test_missing_and_wrong_pictures(tmp_path):
 def test_categories_without_parsing_the_rest(tmp_path):
     path = write(tmp_path).annotations
     assert read_categories(path) == {3: "cat", 9: "dog"}
-    path.write_text(path.read_text() + "{")  # the rest is broken
+    path.write_text(path.read_text(encoding="utf-8") + "{", encoding="utf-8")  # the rest is broken
     assert read_categories(path) == {3: "cat", 9: "dog"}
-    path.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a", "more": [1]}]}))
+    path.write_text(
+        json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a", "more": [1]}]}),
+        encoding="utf-8",
+    )
     assert read_categories(path) == {1: "a"}  # nested: by parsing everything
     rows = [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]
-    path.write_text(json.dumps({"images": [], "annotations": [], "categories": rows}))
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": rows}), encoding="utf-8")
     with pytest.raises(InputError, match="the category name a twice"):
         read_categories(path)
 
@@ -333,5 +336,5 @@ def test_json_that_is_none(tmp_path, content, words):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_json_of_other_encodings(tmp_path, encoding):
     path = write(tmp_path, [{}]).annotations
-    path.write_bytes(path.read_text().encode(encoding))
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
     assert read_index(path).categories == read_categories(path) == {3: "cat", 9: "dog"}

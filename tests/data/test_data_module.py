@@ -230,7 +230,8 @@ def parse(tmp_path, *arguments):
     config.write_text(
         "data:\n  class_path: SegmentationData\n  init_args:\n"
         "    dataset: {class_path: ADE20K, init_args: {root: somewhere}}\n"
-        "    batch_size: 8\n    crop_size: 64\n    synthetic: {train: 3}\n"
+        "    batch_size: 8\n    crop_size: 64\n    synthetic: {train: 3}\n",
+        encoding="utf-8",
     )
     return parser.instantiate(parser.parse_args(["--config", str(config), *arguments])).data
 

@@ -20,7 +20,7 @@ def folder(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / f"images/train/{name}.jpg", np.full((6, 8, 3), 90))
         write(tmp_path / f"annotations/train/{name}.png", np.tile([0, 1, 2, 255], (6, 2)))
-    (tmp_path / "classes.txt").write_text("one\ntwo\n\nthree\n")
+    (tmp_path / "classes.txt").write_text("one\ntwo\n\nthree\n", encoding="utf-8")
     return tmp_path
 
 
@@ -85,7 +85,7 @@ def test_folder(folder):
 def test_folder_options(folder):
     names = ["x", "y", "z"]
     assert SegmentationFolder("train", folder, classes=names).classes == tuple(names)
-    (folder / "other.txt").write_text("x\ny\nz\n")
+    (folder / "other.txt").write_text("x\ny\nz\n", encoding="utf-8")
     assert SegmentationFolder("train", folder, classes=str(folder / "other.txt")).classes == tuple(names)
     (folder / "images/train").rename(folder / "photos")
     dataset = SegmentationFolder("train", folder, images="photos", annotations="annotations/{split}")
@@ -182,7 +182,7 @@ def test_same_name_twice(folder):
 
 
 def test_hidden_files_do_not_count(folder):
-    (folder / "images/train/._a.jpg").write_text("resource fork")
+    (folder / "images/train/._a.jpg").write_text("resource fork", encoding="utf-8")
     assert len(SegmentationFolder("train", folder)) == 2
 
 

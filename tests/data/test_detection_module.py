@@ -85,9 +85,9 @@ def test_pictures_without_objects_on_demand(root):
 
 
 def test_splits_with_different_classes_are_refused(root, tmp_path):
-    content = json.loads((root / "annotations/instances_val2017.json").read_text())
+    content = json.loads((root / "annotations/instances_val2017.json").read_text(encoding="utf-8"))
     content["categories"][0]["name"] = "other"
-    (tmp_path / "val.json").write_text(json.dumps(content))
+    (tmp_path / "val.json").write_text(json.dumps(content), encoding="utf-8")
     data = make(root)
     data.val_data.annotations = tmp_path / "val.json"
     with pytest.raises(InputError, match=r"in their categories \(1 other, 1 person\): both splits need the same ids"):

@@ -98,7 +98,7 @@ def test_a_category_without_objects_is_named(tmp_path):
     }
     (tmp_path / "annotations").mkdir()
     for split in ("train", "val"):
-        (tmp_path / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+        (tmp_path / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.warns(UserWarning, match="1 classes have no object: root"):
         DetectionData(partial(Coco, root=tmp_path)).setup("fit")
 

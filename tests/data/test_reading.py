@@ -53,7 +53,7 @@ def test_truncated_picture(tmp_path, pixels, name):
 
 
 def test_no_picture(tmp_path):
-    (tmp_path / "a.jpg").write_text("hello")
+    (tmp_path / "a.jpg").write_text("hello", encoding="utf-8")
     with pytest.raises(InputError, match=r"a\.jpg is not an image"):
         read_picture(tmp_path / "a.jpg")
     with pytest.raises(InputError, match=r"cannot read .*b\.jpg: No such file"):

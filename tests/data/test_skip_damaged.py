@@ -183,14 +183,16 @@ def test_a_run_lists_them_and_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert "trained without 2 damaged files:" in printed
     (listed,) = Path("whole").glob("*/run_0/left_out.txt")
-    assert all(str(path) in listed.read_text() for path in damaged)
+    assert all(str(path) in listed.read_text(encoding="utf-8") for path in damaged)
     with monkeypatch.context() as patch:
         patch.setattr("lk_downstream.cli.RunProgress", Killed)
         with pytest.warns(UserWarning, match="left out"), pytest.raises(RuntimeError, match="killed"):
             main("fit", [*OPTIONS, "--trainer.default_root_dir", "parts", "--checkpoint.every_n_steps", "1"])
     (last,) = Path("parts").glob("*/run_0/checkpoints/last.ckpt")
     main("fit", [*OPTIONS, "--trainer.default_root_dir", "parts", "--ckpt_path", str(last)])
-    assert next(Path("parts").glob("*/run_1/left_out.txt")).read_text() == listed.read_text()
+    assert next(Path("parts").glob("*/run_1/left_out.txt")).read_text(encoding="utf-8") == listed.read_text(
+        encoding="utf-8"
+    )
     states = [
         torch.load(next(Path(folder).glob(f"*/{run}/checkpoints/last.ckpt")), weights_only=True)["state_dict"]
         for folder, run in (("whole", "run_0"), ("parts", "run_1"))

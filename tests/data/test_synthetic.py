@@ -62,7 +62,7 @@ def test_coco_layout(tmp_path, capsys):
     layouts.write_coco(tmp_path / "coco", SMALL)
     coco = COCO(str(tmp_path / "coco/annotations/instances_train2017.json"))
     assert coco.getCatIds() == [1, 3, 13, 37, 53, 90]
-    content = json.loads((tmp_path / "coco/annotations/instances_train2017.json").read_text())
+    content = json.loads((tmp_path / "coco/annotations/instances_train2017.json").read_text(encoding="utf-8"))
     crowds = [entry for entry in content["annotations"] if entry["iscrowd"]]
     assert len(crowds) == 3
     assert any(not coco.getAnnIds(imgIds=image["id"]) for image in content["images"] if image["id"] % 20 == 10)
@@ -84,7 +84,7 @@ def test_coco_layout(tmp_path, capsys):
 def test_nothing_half_written_is_left(tmp_path):
     def interrupted():
         with complete_folder(tmp_path / "parent" / "data") as folder:
-            (folder / "half").write_text("x")
+            (folder / "half").write_text("x", encoding="utf-8")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -96,14 +96,14 @@ def test_existing_folder_is_not_touched(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(InputError, match=r"data exists already: remove it, or name another folder"):
         layouts.write_ade20k(tmp_path / "data", SMALL)
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot write .*file/data"):
         layouts.write_ade20k(tmp_path / "file" / "data", SMALL)
 
 
 def test_folder_made_meanwhile_by_another_process_stays(tmp_path):
     with complete_folder(tmp_path / "data") as folder:
-        (folder / "mine").write_text("x")
+        (folder / "mine").write_text("x", encoding="utf-8")
         (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "theirs").write_text("y")
+        (tmp_path / "data" / "theirs").write_text("y", encoding="utf-8")
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs"]

@@ -53,7 +53,7 @@ work_dir = "WORK"
 
 def runner(tmp_path, **changes):
     text = CONFIG.replace("ROOT", str(tmp_path / "ade")).replace("WORK", str(tmp_path / "work"))
-    (tmp_path / "config.py").write_text(text)
+    (tmp_path / "config.py").write_text(text, encoding="utf-8")
     config = Config.fromfile(tmp_path / "config.py")
     config.experiment_name = f"test_{tmp_path.name}_{len(changes)}"  # the Runner keeps a register of names
     config.merge_from_dict(changes)

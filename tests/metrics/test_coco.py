@@ -99,7 +99,7 @@ def direct(annotations, results, kind):
 def files(tmp_path):
     content, predictions = scene()
     path = tmp_path / "instances.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path, predictions
 
 
@@ -123,7 +123,7 @@ def test_figures_are_pycocotools_on_the_written_files(files, tmp_path):
             {name: figures[f"{kind}_{name}"] for name in FIGURES},
             evaluator.per_class[kind],
         )
-        rows = json.loads(file.read_text())
+        rows = json.loads(file.read_text(encoding="utf-8"))
         assert len(rows) == sum(len(p["boxes"]) for p in predictions.values())
         assert rows[0].keys() == {"image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation"}
     assert 0.2 < figures["bbox_AP"] < 0.95
@@ -170,7 +170,7 @@ def test_a_part_of_the_images_is_scored_alone(files):
     evaluator = CocoEvaluator(path)
     evaluator.update(torch.tensor(ids), [predictions[i] for i in ids])
     figures = evaluator.compute()
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["images"] = [image for image in content["images"] if image["id"] in ids]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
     alone = score(load_annotations(content), evaluator.results["bbox"], "bbox")
@@ -199,7 +199,7 @@ def test_no_detections_at_all(files, tmp_path):
     assert set(figures.values()) <= {0.0, -1.0}  # -1 where no object is of the size
     assert figures["bbox_AP"] == figures["segm_AR100"] == 0
     for file in evaluator.save(tmp_path):
-        assert json.loads(file.read_text()) == []
+        assert json.loads(file.read_text(encoding="utf-8")) == []
         assert score_file(path, file).figures["AP"] == 0
 
 
@@ -237,7 +237,7 @@ def test_perfect_results_are_perfect_whatever_the_ids(tmp_path, kind, backend):
     keys = ("image_id", "category_id", "bbox")
     rows = [{"score": 1.0} | {key: annotation[key] for key in keys} for annotation in content["annotations"]]
     for name, value in (("truth", content), ("results", rows)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+        (tmp_path / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
     assert score_file(tmp_path / "truth.json", tmp_path / "results.json", backend=backend).figures["AP"] == 1
 
 
@@ -347,7 +347,7 @@ def test_a_missing_backend_is_named(monkeypatch):
 def test_bad_annotation_files(tmp_path, content, message):
     path = tmp_path / "broken.json"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         CocoEvaluator(path)
 
@@ -372,7 +372,7 @@ def test_bad_annotation_files(tmp_path, content, message):
 )
 def test_bad_result_files(files, tmp_path, rows, message):
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(InputError, match=f"results.json: .*{message}"):
         score_file(files[0], path)
 
@@ -389,9 +389,9 @@ def test_broken_run_lengths_are_named(tmp_path, code):
         CocoEvaluator(content, kinds=("segm",))
     content, _ = scene()
     truth, results = tmp_path / "truth.json", tmp_path / "results.json"
-    truth.write_text(json.dumps(content))
+    truth.write_text(json.dumps(content), encoding="utf-8")
     row = {"image_id": image["id"], "category_id": 1, "score": 0.5, "segmentation": broken}
-    results.write_text(json.dumps([row]))
+    results.write_text(json.dumps([row]), encoding="utf-8")
     with pytest.raises(InputError, match="row 0 has no run-length coded mask of the size"):
         score_file(truth, results)
 

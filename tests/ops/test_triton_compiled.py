@@ -67,7 +67,7 @@ def check(result, capability, folder):
     (folder / "program.cubin").write_bytes(result.asm["cubin"])
     reader = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     command = [reader, "-res-usage", folder / "program.cubin"]
-    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     assert re.search(r"REG:\d+ STACK:0 .*LOCAL:0 ", usage), usage  # nothing spilled out of the registers
     return set(re.findall(r"cp\.async\.\w+\.shared\.global[^;]*, 0x(\w+)", ptx))
 

@@ -107,7 +107,7 @@ class Table:
         path = folder / "operators.json"
         subprocess.run([sys.executable, "-W", "ignore", "-c", READ, str(path)], check=True, capture_output=True)
         self.types: dict[str, set[str]] = {}
-        for name, variant, others, forward, backward in json.loads(path.read_text()):
+        for name, variant, others, forward, backward in json.loads(path.read_text(encoding="utf-8")):
             for known in (name, *others, *([f"{name}.{variant}"] if variant else [])):
                 self.types.setdefault(known, set()).update(forward)
                 self.types.setdefault(f"<-{known}", set()).update(backward)

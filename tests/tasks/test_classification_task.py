@@ -215,7 +215,7 @@ def common(folder):
 def test_a_checkpoint_is_evaluated_and_loaded_by_itself(run):
     folder, root = run
     last = str(folder / "checkpoints" / "last.ckpt")
-    figures = json.loads((folder / "metrics.json").read_text())["last"]
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]
     assert sum(figures["calibration"]["count"]) == 7
     cli = main("validate", [*common(root), "--ckpt_path", last])
     assert cli.model.results["summary"] == pytest.approx(figures["summary"], abs=1e-6)
@@ -232,7 +232,7 @@ def test_evaluation_by_weights_and_in_the_papers_form(run):
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     state = {key.removeprefix("backbone.body."): value for key, value in content["state_dict"].items()}
     torch.save({"model": authors_names(state)}, root / "authors.pth")
-    figures = json.loads((folder / "metrics.json").read_text())["last"]["summary"]
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
     for option in ("--model.weights", "--model.backbone.weights"):
         cli = main("validate", [*common(root), option, str(root / "authors.pth")])
         assert cli.model.results["summary"] == pytest.approx(figures, abs=1e-6)
@@ -270,11 +270,11 @@ def test_prediction_writes_the_best_five(run, capsys):
         "predict",
         [*common(root), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--data.predict", str(pictures)],
     )
-    found = json.loads((Path(cli.trainer.log_dir) / "predictions.json").read_text())
+    found = json.loads((Path(cli.trainer.log_dir) / "predictions.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in found] == ["p0", "p1"]
     assert all(len(row["classes"]) == len(row["scores"]) == 5 for row in found)
     assert all(row["scores"] == sorted(row["scores"], reverse=True) for row in found)
-    with open(Path(cli.trainer.log_dir) / "predictions.csv", newline="") as file:
+    with open(Path(cli.trainer.log_dir) / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[1]["name"] == "p1"
     assert rows[1]["class1"] == found[1]["classes"][0]

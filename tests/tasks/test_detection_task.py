@@ -49,7 +49,9 @@ FAMILIES = {
         {"model.detector.neck.channels": 16, "model.detector.head.channels": 16},
     ),
 }
-CONTENT = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").glob("*.yaml"))}
+CONTENT = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "configs").glob("*.yaml"))
+}
 DETECTION = [stem for stem in CONTENT if CONTENT[stem]["model"]["class_path"] == "Detection"]
 OTHERS = [stem for stem in one_of_each_kind(CONTENT, DETECTION) if stem not in FAMILIES]
 SYNTHETIC = Synthetic(train=6, val=11, size=(40, 60))  # the tenth validation picture has no object
@@ -102,21 +104,23 @@ def pycocotools_figures(annotations, results, kind):
 
 def check_figures(folder, root, kinds):
     """The figures of metrics.json are pycocotools' on the written files, to the last digit."""
-    summary = json.loads((folder / "metrics.json").read_text())["last"]["summary"]
+    summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
     assert list(summary) == [f"{kind}_{name}" for kind in kinds for name in FIGURES]
     for kind in kinds:
         file = folder / f"results.{kind}.json"
         expected = pycocotools_figures(root / "annotations/instances_val2017.json", file, kind)
         found = [summary[f"{kind}_{name}"] for name in FIGURES]
         assert [-1.0 if value is None else value for value in found] == expected
-        assert ("bbox" in json.loads(file.read_text())[0]) == (kind == "bbox")
+        assert ("bbox" in json.loads(file.read_text(encoding="utf-8"))[0]) == (kind == "bbox")
     return summary
 
 
 @pytest.mark.parametrize("stem", FAMILIES)
 def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_path, capsys):
     kinds = ("bbox",) if "fcos" in stem else ("bbox", "segm")
-    precision = yaml.safe_load((ROOT / "configs" / f"{stem}.yaml").read_text())["trainer"].get("precision", "32-true")
+    precision = yaml.safe_load((ROOT / "configs" / f"{stem}.yaml").read_text(encoding="utf-8"))["trainer"].get(
+        "precision", "32-true"
+    )
     options = {"model.detector.head.test.score_threshold": 0.001} if "fcos" in stem else {}
     if "fcos" not in stem:
         options = {"model.detector.roi.test.score_threshold": 0.001, "model.backbone.grad_checkpointing": True}
@@ -139,8 +143,8 @@ def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_
     main("predict", [*config, f"--data.predict={root / 'val2017'}", f"--trainer.default_root_dir={tmp_path / 'again'}"])
     files = next(tmp_path.glob("again/*/prediction_0"))
     assert len(list((files / "pictures").glob("*.png"))) == SYNTHETIC.val
-    rows = json.loads((files / "detections" / "000000500001.json").read_text())
-    written = json.loads((folder / "results.bbox.json").read_text())
+    rows = json.loads((files / "detections" / "000000500001.json").read_text(encoding="utf-8"))
+    written = json.loads((folder / "results.bbox.json").read_text(encoding="utf-8"))
     expected = [row["bbox"] for row in written if row["image_id"] == 500001]
     assert [row["bbox"] for row in rows] == [pytest.approx(box, abs=1e-3) for box in expected]
     assert {row["class"] for row in rows} <= set(cli.model.classes)
@@ -179,9 +183,11 @@ def test_two_processes_with_different_numbers_of_pictures(root, tmp_path):
         cwd=tmp_path,
     )
     folder = next(tmp_path.glob("*/run_0"))
-    assert json.loads((folder / "metrics.json").read_text())["processes"] == 2
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["processes"] == 2
     check_figures(folder, root, ("bbox", "segm"))
-    assert len({row["image_id"] for row in json.loads((folder / "results.bbox.json").read_text())}) == 11
+    assert (
+        len({row["image_id"] for row in json.loads((folder / "results.bbox.json").read_text(encoding="utf-8"))}) == 11
+    )
     assert (folder / "predictions.png").exists()
 
 
@@ -189,21 +195,26 @@ def test_no_detections_at_all(root, tmp_path):
     cli = main("fit", words(MASK, root, tmp_path, **{"model.detector.roi.test.score_threshold": 1.0}))
     folder = next(tmp_path.glob("*/run_0"))
     for kind in ("bbox", "segm"):
-        assert json.loads((folder / f"results.{kind}.json").read_text()) == []
+        assert json.loads((folder / f"results.{kind}.json").read_text(encoding="utf-8")) == []
         assert cli.model.results["summary"][f"{kind}_AP"] == 0
     assert math.isnan(cli.model.results["summary"]["bbox_APl"])  # no object is that large
 
 
 def test_no_ground_truth_at_all(root, tmp_path):
-    content = json.loads((root / "annotations/instances_val2017.json").read_text())
+    content = json.loads((root / "annotations/instances_val2017.json").read_text(encoding="utf-8"))
     content["annotations"] = []
     (tmp_path / "data" / "annotations").mkdir(parents=True)
     for name in ("train2017", "val2017", "annotations/instances_train2017.json"):
         (tmp_path / "data" / name).symlink_to(root / name)
-    (tmp_path / "data/annotations/instances_val2017.json").write_text(json.dumps(content))
+    (tmp_path / "data/annotations/instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
     cli = main("fit", words("fcos_replknet31b_coco", tmp_path / "data", tmp_path))
     assert all(math.isnan(value) for value in cli.model.results["summary"].values())
-    assert json.loads(next(tmp_path.glob("*/run_0/metrics.json")).read_text())["last"]["summary"]["bbox_AP"] is None
+    assert (
+        json.loads(next(tmp_path.glob("*/run_0/metrics.json")).read_text(encoding="utf-8"))["last"]["summary"][
+            "bbox_AP"
+        ]
+        is None
+    )
 
 
 def tiny(detector, **settings):
@@ -323,13 +334,13 @@ def test_a_checkpoint_of_other_classes_is_refused_by_its_classes():
 
 def test_existing_results_are_scored(root, tmp_path, capsys):
     annotations = root / "annotations/instances_val2017.json"
-    truth = json.loads(annotations.read_text())
+    truth = json.loads(annotations.read_text(encoding="utf-8"))
     rows = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
         for a in truth["annotations"]
     ]
     results = tmp_path / "results.bbox.json"
-    results.write_text(json.dumps(rows))
+    results.write_text(json.dumps(rows), encoding="utf-8")
 
     def scored(file):
         return run("evaluate", ["--results", str(file), "--annotations", str(annotations)])

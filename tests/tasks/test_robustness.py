@@ -136,7 +136,7 @@ def test_one_set_alone(tmp_path, capsys):
     assert report.results["ImageNet-A"] == {
         "top1": 1.0, "pictures": 2, "classes": 1, "missing": ["199 of 200 classes"],
     }  # fmt: skip
-    assert json.loads((tmp_path / "robustness.json").read_text()) == report.results
+    assert json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8")) == report.results
     shown = capsys.readouterr().out
     assert "100.00" in shown
     assert "CE" not in shown
@@ -173,7 +173,7 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     cli = main("robustness", ["--config", config, "--ckpt_path", checkpoint, "--imagenet_c", "c", "--imagenet_a", "a"])
     assert sorted(path.name for path in (run.parent / "robustness_0").iterdir()) == ["config.yaml", "robustness.json"]
-    results = json.loads((run.parent / "robustness_0" / "robustness.json").read_text())
+    results = json.loads((run.parent / "robustness_0" / "robustness.json").read_text(encoding="utf-8"))
     # The same by the task itself, picture by picture.
     task, transform = cli.model.cpu(), cli.datamodule.val_transform
     trees = find_trees({"imagenet_a": "a", "imagenet_c": "c"}, cli.datamodule.train_data.wnids)
