@@ -18,12 +18,11 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from lk_downstream import machine, refusals, slurm
+from lk_downstream import loggers, machine, refusals, slurm
 from lk_downstream.backbones import files
 from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunProgress, RunReport, Stopping
 from lk_downstream.class_help import DESCRIPTION, Parser, completed
@@ -75,7 +74,7 @@ class CLI(LightningCLI):
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,  # optimizer and schedule are the task's arguments
                 save_config_callback=SavedConfig,
-                save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_trainer
+                save_config_kwargs={"overwrite": True},  # its folder is new, see instantiate_classes
                 seed_everything_default=0,
                 load_from_checkpoint_support=False,  # a checkpoint's settings would overrule the command line's
                 parser_class=Parser,
@@ -173,6 +172,9 @@ class CLI(LightningCLI):
         """Make the task and the trainer. The data module is there already, and to read its classes may take long."""
         config = self.config.clone()
         config[self.subcommand].data = None
+        above = Path(config[self.subcommand].trainer.default_root_dir) / self._run_name()
+        self.folder = above / self._new_folder(above)
+        loggers.place(config[self.subcommand].trainer.logger, self.folder)
         self.config_init = self.parser.instantiate_classes(config)
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
@@ -205,15 +207,10 @@ class CLI(LightningCLI):
         if isinstance(interval, int):
             kwargs["val_check_interval"] = interval * accumulated
             kwargs["check_val_every_n_epoch"] = None  # an interval longer than an epoch goes on in the next
-        if options.get("logger") in (None, True, False):
-            folder = Path(options["default_root_dir"]) / self._run_name()
-            version = self._new_folder(folder)
-            kinds = (CSVLogger, TensorBoardLogger) if training else (CSVLogger,)
-            kwargs["logger"] = [kind(folder.parent, folder.name, version) for kind in kinds]
-            # Lightning looks there for checkpoints of Slurm jobs, which in a common folder would be of other runs.
-            kwargs["default_root_dir"] = str(folder / version)
-            if self.subcommand == "robustness" or not logged:
-                kwargs["logger"] = False
+        given = options.get("logger") if self.subcommand != "robustness" else False
+        kwargs["logger"] = loggers.of_run(given, self.folder, training)
+        # Lightning looks there for checkpoints of Slurm jobs, which in a common folder would be of other runs.
+        kwargs["default_root_dir"] = str(self.folder)
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, ValueError) as error:  # two callbacks of a kind: RuntimeError
@@ -240,7 +237,9 @@ class CLI(LightningCLI):
 
     def _leave_no_trace(self) -> None:
         """Remove the folder of a run that has made nothing."""
-        if not self.made or any(path.is_file() and not _of_start(path) for path in self.made[0].rglob("*")):
+        if not self.made:
+            return
+        if not all(_of_start(path.relative_to(self.made[0])) for path in self.made[0].rglob("*") if path.is_file()):
             return
         shutil.rmtree(self.made[0], ignore_errors=True)
         for parent in self.made[1:]:
@@ -269,8 +268,10 @@ def _is_first_process() -> bool:
 
 
 def _of_start(path: Path) -> bool:
-    """Whether a file of a run's folder is there before the first result; of the loggers, until a step is done."""
-    return path.name in ("config.yaml", "hparams.yaml", slurm.FILE) or path.name.startswith("events.out.tfevents.")
+    """Whether a file in a run's folder is there before the first result; of the loggers, until a step is done."""
+    names = ("config.yaml", "hparams.yaml", slurm.FILE)
+    logged = path.name.startswith("events.out.tfevents.") or not set(loggers.FOLDERS).isdisjoint(path.parts)
+    return path.name in names or logged
 
 
 def next_version(folder: Path, kind: str) -> str:

@@ -66,7 +66,7 @@ def kill_at_random(kind, folder, times, seed=0):
     for _ in range(times):
         child = fit(kind, parts, checkpoint)
         child.until(partial(_more_runs, parts, _runs(parts)))
-        after = chance.uniform(0, 2.5)
+        after = chance.uniform(0, 6)
         time.sleep(after)
         child.send(signal.SIGKILL, group=True)
         status = child.wait()

@@ -218,7 +218,7 @@ def test_the_config_is_printed(capsys):
         (["--trainer.default_root_dir", DEMO], "--trainer.default_root_dir: cannot make"),
         (["--checkpoint.every_n_steps", "0"], "checkpoint.every_n_steps is 0: it must be at least 1"),
         (["--data.batch_size", "1"], "batch norm needs more than one picture"),
-        (["--checkpoint.monitor", "val/miou"], "could not find the monitored key"),
+        (["--checkpoint.monitor", "val/miou"], "the task has no figure 'val/miou'; did you mean 'val/mIoU'?"),
         (["--model.backbone.drop_path_rate", "1.5"], "drop_path_rate is 1.5"),
     ],
 )

@@ -10,11 +10,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import distributed
 
 from lk_downstream.backbones import files
 from lk_downstream.callbacks.due_validation import validate_if_due
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, did_you_mean, near_names
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -104,9 +105,25 @@ class Checkpoints(ModelCheckpoint):
         self.resumed = False  # from a checkpoint that says which step was validated
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
-        """Take the task's own figure if none was asked for."""
+        """Take the task's own figure if none was asked for, and refuse one that no validation has."""
         self.monitor = self.monitor or task.monitor
+        if stage == "fit":
+            self._refuse_unknown(task)
         super().setup(trainer, task, stage)
+
+    def _refuse_unknown(self, task: L.LightningModule) -> None:
+        """Losses (``train/``) are known to the task's parts alone."""
+        known = [f"val/{name}" for name in getattr(task, "figures", ())]
+        if known and self.monitor not in known and not self.monitor.startswith("train/"):
+            near = [name for name in known if name.lower() == self.monitor.lower()]
+            hint = did_you_mean(near) or near_names(self.monitor, known) or f"; there are {', '.join(known)}"
+            raise InputError(f"checkpoint.monitor: the task has no figure {self.monitor!r}{hint}")
+        falls = self.monitor == "val/ECE" or self.monitor.startswith("train/")
+        if falls != (self.mode == "min"):
+            rank_zero_warn(
+                f"checkpoint.mode is {self.mode}, but {self.monitor} is better the {'lower' if falls else 'higher'} "
+                "it is: the best checkpoint would be the worst"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and which step was validated last."""

@@ -55,7 +55,7 @@ class ClassificationFiles(L.Callback):
         write_json(listing, self.rows)
         ranks = range(1, 1 + max((len(row["scores"]) for row in self.rows), default=0))
         part = table.with_suffix(".csv.part")
-        with open(part, "w", newline="", encoding="utf-8") as file:
+        with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["name", *(f"{what}{rank}" for rank in ranks for what in ("class", "score"))])
             for row in self.rows:
@@ -65,6 +65,7 @@ class ClassificationFiles(L.Callback):
         if trainer.is_global_zero:
             console = Console(soft_wrap=True)
             for row in self.rows[: self.shown]:
-                console.print(f"{row['name']}: {row['classes'][0]} {row['scores'][0]:.2f}", markup=False)
+                line = f"{row['name']}: {row['classes'][0]} {row['scores'][0]:.2f}"
+                console.print(line.encode("utf-8", "backslashreplace").decode(), markup=False)
             for name, path in (("table", table), ("list", listing)):
                 console.print(f"{name:<12} {shown_path(path)}", markup=False)

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
 import numpy as np
 
-from lk_downstream.callbacks.pictures import rendered, write_picture
+from lk_downstream.callbacks.figures import Figures, plain_text, rendered, shown_name
 
 ACCURACY, GAP, COUNT = "#1f4e79", "#c8553d", "#9db8d2"
 
 
-class ClassificationPlots(L.Callback):
+class ClassificationPlots(Figures):
     """Draws ``reliability.png`` and ``confusions.png`` in the run's folder at each validation.
 
     Reads ``calibration`` and ``confused`` in ``results`` of the task, as of
     :class:`lk_downstream.tasks.Classification`.
     """
 
-    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Draw what the task has counted."""
-        folder = trainer.log_dir if trainer.loggers else None  # asks all processes
-        if not folder or not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:
-            return
+    def figures(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
+        """What the task has counted."""
         if bins := task.results.get("calibration"):
-            picture = reliability_diagram(bins["count"], bins["confidence"], bins["accuracy"])
-            write_picture(Path(folder) / "reliability.png", picture)
+            yield "reliability", reliability_diagram(bins["count"], bins["confidence"], bins["accuracy"])
         if pairs := task.results.get("confused"):
-            write_picture(Path(folder) / "confusions.png", draw_pairs(pairs))
+            yield "confusions", draw_pairs(pairs)
 
 
 def calibration_error(counts: Sequence[int], confidences: Sequence[float], accuracies: Sequence[float]) -> float:
@@ -107,29 +102,26 @@ def draw_pairs(pairs: Sequence[dict[str, Any]]) -> np.ndarray:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure((7.4, 0.9 + 0.24 * len(pairs)), dpi=120, layout="constrained")
-    axis = figure.subplots()
-    places, counts = np.arange(len(pairs)), [pair["count"] for pair in pairs]
-    axis.barh(places, counts, 0.72, color=ACCURACY)
-    for place, pair in zip(places, pairs):
-        text = f" {pair['count']}  ({100 * pair['share']:.0f} %)"
-        axis.text(pair["count"], place, text, va="center", fontsize=7.5, color="0.3")
-    names = [f"{_short(pair['truth'])}  \N{RIGHTWARDS ARROW}  {_short(pair['prediction'])}" for pair in pairs]
-    axis.set_yticks(places, names, fontsize=8, parse_math=False)  # names may hold dollar signs
-    axis.set_ylim(len(pairs) - 0.4, -0.6)
-    axis.set_xlim(0, 1.18 * max(counts))
-    axis.set_xticks([])
-    axis.spines[["top", "right", "bottom"]].set_visible(False)
-    axis.tick_params(left=False)
-    axis.set_title(
-        "Most confused: truth \N{RIGHTWARDS ARROW} prediction, pictures (share of the truth's)", fontsize=10, loc="left"
-    )
-    return rendered(figure)
+    with plain_text():
+        figure = Figure((7.4, 0.9 + 0.24 * len(pairs)), dpi=120, layout="constrained")
+        axis = figure.subplots()
+        places, counts = np.arange(len(pairs)), [pair["count"] for pair in pairs]
+        axis.barh(places, counts, 0.72, color=ACCURACY)
+        for place, pair in zip(places, pairs):
+            text = f" {pair['count']}  ({100 * pair['share']:.0f} %)"
+            axis.text(pair["count"], place, text, va="center", fontsize=7.5, color="0.3")
+        names = [[shown_name(pair[part], 30) for part in ("truth", "prediction")] for pair in pairs]
+        names = ["  \N{RIGHTWARDS ARROW}  ".join(both) for both in names]
+        axis.set_yticks(places, names, fontsize=8)
+        axis.set_ylim(len(pairs) - 0.4, -0.6)
+        axis.set_xlim(0, 1.18 * max(counts))
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+        axis.tick_params(left=False)
+        title = "Most confused: truth \N{RIGHTWARDS ARROW} prediction, pictures (share of the truth's)"
+        axis.set_title(title, fontsize=10, loc="left")
+        return rendered(figure)
 
 
 def _rgb(colour: str) -> tuple[float, ...]:
     return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 30 else f"{name[:28]}..."

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from lk_downstream.callbacks.pictures import rendered, write_picture
+from lk_downstream.callbacks.figures import plain_text, rendered, shown_name, spared, write_picture
 from lk_downstream.errors import InputError, near_names
 
 Series = tuple[np.ndarray, np.ndarray]  # optimizer steps, values
@@ -37,7 +37,7 @@ class Curves(L.Callback):
     def _draw(self, trainer: L.Trainer, monitor: str) -> None:
         folder = getattr(trainer.logger, "log_dir", None)  # of this process: trainer.log_dir asks all of them
         if trainer.is_global_zero and folder:
-            with contextlib.suppress(InputError):  # a run too short to have figures
+            with spared("curves.png"), contextlib.suppress(InputError):  # a run too short to have figures
                 plot_run(folder, monitor)
 
 
@@ -102,7 +102,8 @@ def draw_curves(series: dict[str, Series], monitor: str | None = None, title: st
             panels[kind][name] = points
     panels = {kind: found for kind, found in panels.items() if found}
     figure = Figure((5.2 * max(len(panels), 1), 3.8), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=10, color="0.35", parse_math=False)
+    with plain_text():
+        figure.suptitle(shown_name(title, 100), fontsize=10, color="0.35")
     draw = {"loss": _losses, "learning rate": _rates, "validation": lambda axis, found: _figures(axis, found, monitor)}
     for axis, (kind, found) in zip(figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels.items()):
         draw[kind](axis, found)
@@ -113,7 +114,8 @@ def draw_curves(series: dict[str, Series], monitor: str | None = None, title: st
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7.5, frameon=False)
+            for text in axis.legend(fontsize=7.5, frameon=False).get_texts():
+                text.set_parse_math(False)
     return rendered(figure)
 
 

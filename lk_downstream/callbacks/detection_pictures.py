@@ -12,7 +12,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.pictures import Pictures, write_picture
+from lk_downstream.callbacks.figures import (
+    DPI,
+    MAX_SIDE,
+    PANEL,
+    plain_text,
+    rendered,
+    shown_name,
+    spared,
+    thinned,
+    write_picture,
+)
+from lk_downstream.callbacks.pictures import Pictures, panel_shape
 from lk_downstream.callbacks.report import write_json
 from lk_downstream.machine import shown_path
 from lk_downstream.metrics import encode_masks
@@ -90,8 +101,9 @@ class DetectionFiles(L.Callback):
         colours = np.asarray(trainer.datamodule.palette) / 255
         for name, image, found in zip(batch["name"], _originals(batch), outputs):
             write_json(self.folder / "detections" / f"{name}.json", _rows(found, task.classes))
-            picture = detection_picture(image, best(found, self.score, self.most), colours, task.classes)
-            write_picture(self.folder / "pictures" / f"{name}.png", picture)
+            with spared(f"pictures/{name}.png"):
+                picture = detection_picture(image, best(found, self.score, self.most), colours, task.classes)
+                write_picture(self.folder / "pictures" / f"{name}.png", picture)
             self.written += 1
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -113,18 +125,16 @@ def best(found: dict[str, Tensor], score: float, most: int) -> Objects:
 
 def detection_picture(image: Tensor, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """A picture uint8 (3, H, W) with its objects, as uint8 (height, width, 3), at least 800 pixels wide."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     height, width = image.shape[-2:]
     inches = 6.0  # for any picture, so that the letters are equally large in all
-    figure = Figure((inches, inches * height / width), dpi=max(width, 800) / inches)
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.axis("off")
-    _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    with plain_text():
+        figure = Figure((inches, inches * height / width), dpi=max(width, 800) / inches)
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.axis("off")
+        _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes, MAX_SIDE)
+        return rendered(figure)
 
 
 def detection_grid(
@@ -144,32 +154,31 @@ def detection_grid(
     Returns:
         uint8 (height, width, 3).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     colours = np.asarray(palette) / 255
     per_row = 2 if len(samples) > 1 else 1
     rows = -(-len(samples) // per_row)
-    shape = max(sample[1].shape[1] / sample[1].shape[2] for sample in samples)
     cell = 3.6
-    figure = Figure((2 * per_row * cell, rows * (cell * min(shape, 1.5) + 0.3)), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, 2 * per_row, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for index, (name, image, truth, found) in enumerate(samples):
-        row, column = divmod(index, per_row)
-        title = name if len(name) < 40 else f"...{name[-37:]}"
-        for offset, (text, objects) in enumerate(((title, truth), (heading, found))):
-            axis = axes[row, 2 * column + offset]
-            _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
-            axis.set_title(text, fontsize=8)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    with plain_text():
+        size = (2 * per_row * cell, rows * (cell * panel_shape(sample[1] for sample in samples) + 0.3))
+        figure = Figure(size, dpi=DPI, layout="constrained")
+        axes = figure.subplots(rows, 2 * per_row, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for index, (name, image, truth, found) in enumerate(samples):
+            row, column = divmod(index, per_row)
+            for offset, (text, objects) in enumerate(((shown_name(name), truth), (heading, found))):
+                axis = axes[row, 2 * column + offset]
+                _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
+                axis.set_title(text, fontsize=8)
+        return rendered(figure)
 
 
-def _draw(axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> None:
-    """One picture with its objects, the worst first, so that the best lie on top."""
+def _draw(
+    axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str], side: int = PANEL
+) -> None:
+    """One picture with its objects, the worst first, so that the best lie on top; no side has more pixels."""
     from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
@@ -179,7 +188,8 @@ def _draw(axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, c
     for number in order if objects.masks is not None else ():
         mask = objects.masks[number].numpy()
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * 255 * colours[labels[number]]
-    axis.imshow(pixels.astype(np.uint8))
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # in pixels of the whole image
+    axis.imshow(thinned(pixels.astype(np.uint8), side), extent=extent)
     small = len(labels) > 12
     for number in order:
         x1, y1, x2, y2 = objects.boxes[number].tolist()
@@ -192,7 +202,7 @@ def _draw(axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, c
         axis.text(
             min(x2, width) if right else max(x1, 0),
             max(y1, 0.04 * height),
-            classes[labels[number]] + score,
+            shown_name(classes[labels[number]]) + score,
             fontsize=4.5 if small else 6,
             color=ink,
             horizontalalignment="right" if right else "left",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lk_downstream.callbacks.figures import DPI, Figures, add_legend, plain_text, rendered, shown_name, thinned
 
-class Pictures(L.Callback):
+
+class Pictures(Figures):
     """A grid of predictions all over the split, drawn at each validation to ``predictions.png`` in the run's folder.
 
-    A logger that takes pictures (TensorBoard) gets it too. A subclass says what it keeps of a batch and how it draws.
+    A subclass says what it keeps of a batch and how it draws.
 
     Args:
         number: How many pictures.
@@ -53,18 +55,11 @@ class Pictures(L.Callback):
         if room > 0 and batch_idx % distance == 0 and trainer.is_global_zero and not trainer.sanity_checking:
             self.samples += itertools.islice(self.collect(batch, outputs), room)
 
-    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Draw the grid."""
-        folder = trainer.log_dir  # asks all processes
-        if not self.samples or trainer.fast_dev_run:
-            return
-        picture = self.draw(self.samples, trainer, task)
-        if folder:
-            write_picture(Path(folder) / "predictions.png", picture)
-        for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("val/pictures", picture, trainer.global_step, dataformats="HWC")
-        self.samples = []
+    def figures(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
+        """The grid."""
+        samples, self.samples = self.samples, []
+        if samples:
+            yield "predictions", self.draw(samples, trainer, task)
 
 
 class SegmentationPictures(Pictures):
@@ -94,47 +89,36 @@ def segmentation_grid(
         uint8 (height, width, 3).
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     colours = colour_table(palette)
     per_row = 2 if len(samples) > 1 else 1
     rows = -(-len(samples) // per_row)
-    height, width = samples[0][1].shape[-2:]
     cell = 2.2
-    figure = Figure((3 * per_row * cell, rows * (cell * height / width + 0.25) + 0.9), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, 3 * per_row, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for index, (name, image, truth, prediction) in enumerate(samples):
-        row, column = divmod(index, per_row)
-        background = image.permute(1, 2, 0).numpy()
-        for offset, (title, mask) in enumerate(((name, None), ("truth", truth), ("prediction", prediction))):
-            axis = axes[row, 3 * column + offset]
-            axis.imshow(background if mask is None else overlay(background, mask.numpy(), colours))
-            axis.set_title(title if len(title) < 28 else f"...{title[-25:]}", fontsize=8)
-    found = torch.cat([mask.flatten() for sample in samples for mask in sample[2:]]).unique().tolist()
-    handles = [Patch(color=colours[index] / 255, label=classes[index]) for index in found if index < len(classes)]
-    figure.legend(handles=handles[:24], loc="outside lower center", ncols=min(len(handles), 4 * per_row), fontsize=8)
-    return rendered(figure)
+    with plain_text():
+        size = (3 * per_row * cell, rows * (cell * panel_shape(sample[1] for sample in samples) + 0.25) + 0.9)
+        figure = Figure(size, dpi=DPI, layout="constrained")
+        axes = figure.subplots(rows, 3 * per_row, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for index, (name, image, truth, prediction) in enumerate(samples):
+            row, column = divmod(index, per_row)
+            background = thinned(image.permute(1, 2, 0).numpy())
+            panels = ((shown_name(name, 28), None), ("truth", truth), ("prediction", prediction))
+            for offset, (title, mask) in enumerate(panels):
+                axis = axes[row, 3 * column + offset]
+                axis.imshow(background if mask is None else overlay(background, thinned(mask.numpy()), colours))
+                axis.set_title(title, fontsize=8)
+        found = torch.cat([mask.flatten() for sample in samples for mask in sample[2:]]).unique().tolist()
+        found = [index for index in found if index < len(classes)][:24]
+        if found:
+            options = {"loc": "outside lower center", "ncols": min(len(found), 4 * per_row), "fontsize": 8}
+            add_legend(figure, colours[found] / 255, [classes[index] for index in found], **options)
+        return rendered(figure)
 
 
-def rendered(figure: Any) -> np.ndarray:
-    """A figure of matplotlib as uint8 (height, width, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a PNG file so that ``path`` never holds an incomplete one."""
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.stem + ".part" + path.suffix)
-    Image.fromarray(picture).save(part)
-    part.replace(path)
+def panel_shape(images: Iterable[Tensor]) -> float:
+    """Height of the panels for some images (3, H, W), of width 1: that of their median, but none is a mere strip."""
+    return min(max(statistics.median(image.shape[1] / image.shape[2] for image in images), 0.25), 2.0)
 
 
 def colour_table(palette: list[tuple[int, int, int]]) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.pictures import colour_table, overlay, write_picture
+from lk_downstream.callbacks.figures import write_picture
+from lk_downstream.callbacks.pictures import colour_table, overlay
 from lk_downstream.machine import shown_path
 
 

@@ -25,6 +25,9 @@ class ClassificationMetric(Metric):
     Args:
         classes: Class names; their number is the number of classes.
         bins: Bins of the calibration error.
+
+    Attributes:
+        figures: Names of the scalars of :meth:`compute`.
     """
 
     full_state_update = False
@@ -41,6 +44,7 @@ class ClassificationMetric(Metric):
         super().__init__()
         self.classes, self.bins = tuple(classes), bins
         self.within = min(5, len(self.classes))
+        self.figures = ("top1", *(["top5"] if self.within < len(self.classes) else []), "ECE")
         pairs = len(self.classes) if len(self.classes) <= LARGEST_MATRIX else 0
         shapes = dict.fromkeys(("correct", "near", "truth"), (len(self.classes),))
         shapes |= dict.fromkeys(("counts", "hits", "confidences"), (bins,)) | {"matrix": (pairs, pairs)}
@@ -91,7 +95,7 @@ class ClassificationMetric(Metric):
         counts = {name: getattr(self, name).cpu() for name in self._defaults}
         total, number = counts["truth"].sum().double(), counts["counts"].double()
         sums = counts["confidences"].double() / 2.0**UNIT_BITS
-        near = {"top5": counts["near"].sum() / total} if self.within < len(self.classes) else {}
+        near = {"top5": counts["near"].sum() / total} if "top5" in self.figures else {}
         return {
             "top1": counts["correct"].sum() / total,
             **near,

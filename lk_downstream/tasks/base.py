@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lk_downstream.backbones import Backbone
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.callbacks.averaging import keep_average, resume_plain
+from lk_downstream.callbacks.figures import draw_last
 from lk_downstream.data.module import run_steps
 from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
@@ -46,6 +47,7 @@ class Task(L.LightningModule):
         compile: Compile the backbone with ``torch.compile``.
 
     Attributes:
+        figures: Names of the figures of a validation, which are logged as ``val/NAME``.
         monitor: Name of the logged figure by which the best checkpoint is chosen; higher is better.
         results: Figures of the last complete validation: ``summary`` (name to value) and ``classes`` (columns of a
             table with a row for each class); empty before the first.
@@ -53,6 +55,7 @@ class Task(L.LightningModule):
             see :func:`lk_downstream.tasks.load_task`.
     """
 
+    figures: tuple[str, ...]
     monitor: ClassVar[str]
     own_callbacks: ClassVar[tuple[type[L.Callback], ...]] = ()  # that show and write predictions
 
@@ -122,6 +125,7 @@ class Task(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Load weights and adapt the modules to the machine, once."""
         resume.refuse_other_batches(self.trainer)
+        draw_last(self.trainer)
         if self.weights and not self.trainer.ckpt_path:
             report = load_weights(self, self.weights)
             lacking = [name for name in report.missing if not name.startswith("auxiliary_head.")]  # not used any more
@@ -152,6 +156,10 @@ class Task(L.LightningModule):
         resume.validate_between_steps(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
             catch_up(config.scheduler, self.trainer.global_step)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Validate the last step."""
+        resume.validate_last_step(self.trainer, run_steps(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let all random numbers of a step depend on seed, step and process alone, as in a run that was not stopped."""

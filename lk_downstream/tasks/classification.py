@@ -75,6 +75,7 @@ class Classification(Task):
         if mixup or cutmix:
             self.mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(self.classes))
         self.metric = ClassificationMetric(self.classes)
+        self.figures = self.metric.figures
 
     def setup(self, stage: str) -> None:
         """As :meth:`Task.setup`; nothing is evaluated by a last layer that no weights have filled."""
@@ -132,12 +133,15 @@ class Classification(Task):
         """One reduction over all processes, and the figures of the whole data set."""
         figures = self.metric.compute()
         self.metric.reset()
-        summary = {name: value.item() for name, value in figures.items() if value.ndim == 0}
-        self.report(summary, {"class": list(self.classes), "accuracy": figures["accuracy"].tolist()})
+        summary = {name: figures[name].item() for name in self.figures}
+        # Flat and square, as torchmetrics makes a number of what has one element.
+        self.report(summary, {"class": list(self.classes), "accuracy": figures["accuracy"].flatten().tolist()})
         if self.results:
             bins = ("count", "confidence", "accuracy")
             self.results["calibration"] = {name: figures[f"bin_{name}"].tolist() for name in bins}
-            self.results["confused"] = confused_pairs(figures["matrix"], self.classes) if len(figures["matrix"]) else []
+            matrix, number = figures["matrix"], len(self.classes)
+            pairs = confused_pairs(matrix.reshape(number, number), self.classes) if matrix.numel() else []
+            self.results["confused"] = pairs
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Probabilities and class indices of the best five classes of each picture, both (N, 5), best first."""

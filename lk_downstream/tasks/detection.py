@@ -16,6 +16,7 @@ from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import CocoEvaluator
+from lk_downstream.metrics.coco import FIGURES
 from lk_downstream.metrics.coco_truth import Backend
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
@@ -70,6 +71,7 @@ class Detection(Task):
                 parameter.requires_grad = False  # of a map that the neck leaves out: it would get no gradient
         self.__dict__["detector"] = made  # past nn.Module, which would save every parameter a second time
         self.kinds = ("bbox", "segm") if made.masks else ("bbox",)
+        self.figures = tuple(f"{kind}_{name}" for kind in self.kinds for name in FIGURES)
         self.evaluation = evaluation
         self.evaluator: CocoEvaluator | None = None
 

@@ -84,6 +84,20 @@ def refuse_other_batches(trainer: L.Trainer) -> None:
         )
 
 
+def validate_last_step(trainer: L.Trainer, steps: float) -> None:
+    """Let a training end with a validation, whatever its intervals: it is stopped after its last step, not left.
+
+    Lightning validates where a training is asked to stop, and takes up its loop where it was left.
+
+    Args:
+        trainer: After a batch.
+        steps: Optimizer steps of the whole run.
+    """
+    if trainer.global_step >= steps and not trainer.fast_dev_run:
+        trainer.check_val_every_n_epoch = None  # of epochs that no validation ends
+        trainer.should_stop = True
+
+
 def validate_between_steps(trainer: L.Trainer) -> None:
     """Let no validation lie between the accumulated batches of a step, where the interval is a share of an epoch."""
     interval, accumulate = trainer.val_check_batch, trainer.accumulate_grad_batches

@@ -42,6 +42,7 @@ class Segmentation(Task):
         compile: Compile the backbone with ``torch.compile``.
     """
 
+    figures = ("mIoU", "mAcc", "aAcc")
     monitor = "val/mIoU"
     own_callbacks = (SegmentationPictures, SegmentationFiles)
 
@@ -116,9 +117,10 @@ class Segmentation(Task):
         """One reduction over all processes, and the figures of the whole data set."""
         figures = self.metric.compute()
         self.metric.reset()
-        columns = {name: figures[name].tolist() for name in ("IoU", "Acc")}
+        # Flat, as torchmetrics makes a number of what has one element.
+        columns = {name: figures[name].flatten().tolist() for name in ("IoU", "Acc")}
         self.report(
-            {name: figures[name].item() for name in ("mIoU", "mAcc", "aAcc")},
+            {name: figures[name].item() for name in self.figures},
             {"class": list(self.classes), **columns},
         )
 

@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from lk_downstream.callbacks import Checkpoints
-from lk_downstream.callbacks.pictures import segmentation_grid, write_picture
+from lk_downstream.callbacks.figures import write_picture
+from lk_downstream.callbacks.pictures import segmentation_grid
 from lk_downstream.callbacks.report import class_table, write_json
 
 
