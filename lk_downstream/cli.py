@@ -27,7 +27,7 @@ from lk_downstream.backbones import files
 from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunProgress, RunReport, Stopping
 from lk_downstream.class_help import DESCRIPTION, Parser, completed
 from lk_downstream.data import DataModule
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 from lk_downstream.optim import groups_table
 from lk_downstream.quiet import quieten
 from lk_downstream.stopping import Signals, Stopped
@@ -307,6 +307,9 @@ def main(subcommand: str, args: Sequence[str] | None = None) -> CLI:
             command = CLI(subcommand, args, signals)
             if command.made and subcommand == "fit":
                 slurm.note(command.made[0], args, finished=True)
+            if command.datamodule.unreadable:
+                sentences = command.datamodule.unreadable
+                raise InputError(f"{len(sentences)} of the images could not be read: {some(sentences)}")
             return command
     except Stopped as stopped:
         # What ends with an error, ends all processes of a run, and the first may still have something to write.

@@ -169,6 +169,20 @@ def test_predictions_that_are_written_stay(unbroken, place, monkeypatch):
     assert len(list(place.glob("runs/*/prediction_0/labels/*.png"))) == 2
 
 
+@pytest.mark.parametrize("batch_size", ["1", "2"])
+def test_a_damaged_image_is_named_and_the_others_are_predicted(batch_size, unbroken, place):
+    images = place / "images"
+    shutil.copytree(next(unbroken.glob("data/*/leftImg8bit/train/aachen")), images)
+    damaged = sorted(images.iterdir())[2]
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    checkpoint = unbroken / "runs/demo_segmentation/run_0/checkpoints/last.ckpt"
+    options = ("--ckpt_path", str(checkpoint), "--data.predict", str(images), "--data.val_batch_size", batch_size)
+    with pytest.warns(match=damaged.name), pytest.raises(SystemExit, match=f"1 of the images.*{damaged.name}"):
+        run(place / "runs", *options, kind="predict")
+    written = {path.stem for path in place.glob("runs/*/prediction_0/labels/*.png")}
+    assert written == {path.stem for path in images.iterdir()} - {damaged.stem}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize("number", SIGNALS[:2])
 def test_a_signal_to_the_whole_group_ends_loader_processes_quietly(number, place, monkeypatch):

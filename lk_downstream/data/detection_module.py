@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
 from lk_downstream.data.classes import bright_palette
@@ -17,7 +17,6 @@ from lk_downstream.data.coco import Coco
 from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
-from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
 from lk_downstream.errors import InputError, some
@@ -178,11 +177,9 @@ class DetectionData(DataModule):
             self._compare(self.val_data.index.categories)
             self.val_set = Transformed(self.val_data, self.resize)
 
-    def predict_dataloader(self) -> DataLoader:
-        """The pictures of ``predict``, resized as in evaluation, each once over all devices."""
-        if self.predict is None:
-            raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
-        return self._evaluation_loader(Transformed(PictureFolder(self.predict), _WithTarget(self.resize)))
+    def predict_data(self) -> Dataset:
+        """The pictures of ``predict``, resized to the evaluation's scale."""
+        return Transformed(super().predict_data(), _WithTarget(self.resize))
 
     def _compare(self, categories: dict[int, str]) -> None:
         """Refuse an annotation file whose classes are not those of the task."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lk_downstream import machine
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
 from lk_downstream.errors import DamagedFile, InputError
 from lk_downstream.stopping import leave_to_parent
@@ -143,6 +144,7 @@ class DataModule(L.LightningDataModule):
 
     Attributes:
         left_out: A sentence for each file that this process has trained without.
+        unreadable: A sentence for each image that this process could not predict on.
         classes: Names of the classes.
         palette: A colour (red, green, blue) for each class.
         ignore_index: Value of the masks where nothing is labelled, 255.
@@ -179,6 +181,7 @@ class DataModule(L.LightningDataModule):
         self.batch_size, self.val_batch_size, self.repeat = batch_size, val_batch_size, repeat
         self.workers, self.predict, self.seed, self.skip_damaged = workers, predict, seed, skip_damaged
         self.left_out: dict[str, None] = {}  # keeps the order
+        self.unreadable: list[str] = []
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
         # With more processes than validation pictures a process may have nothing to do.
@@ -293,8 +296,10 @@ class DataModule(L.LightningDataModule):
         return self._evaluation_loader(self.val_set)
 
     def predict_dataloader(self) -> DataLoader:
-        """The pictures of ``predict``, each once over all devices."""
-        return self._evaluation_loader(self.predict_data())
+        """The pictures of ``predict``, each once over all devices, without those that cannot be read."""
+        readable = Readable(self.predict_data())
+        self.unreadable = readable.unreadable
+        return self._evaluation_loader(readable, ReadableLoader, OfReadable(self.collate_val))
 
     def predict_data(self) -> Dataset:
         """The pictures of ``predict``.
@@ -306,10 +311,12 @@ class DataModule(L.LightningDataModule):
             raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
         return PictureFolder(self.predict)
 
-    def _evaluation_loader(self, dataset: Dataset) -> DataLoader:
+    def _evaluation_loader(
+        self, dataset: Dataset, kind: type[DataLoader] = DataLoader, collate_fn: Collate | None = None
+    ) -> DataLoader:
         sampler = EvaluationSampler(len(dataset), self._rank, self._world_size)
-        options = self._options(self.collate_val)
-        return DataLoader(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)
+        options = self._options(collate_fn or self.collate_val)
+        return kind(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)
 
     def _options(self, collate_fn: Collate) -> dict[str, Any]:
         workers = self._default_workers() if self.workers is None else self.workers
