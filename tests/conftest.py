@@ -35,13 +35,11 @@ def pytest_collection_modifyitems(items):
 def without_figures(monkeypatch):
     """Runs draw nothing, which takes longer than a few steps of a tiny network; the figures have tests of their own."""
     picture = np.zeros((2, 2, 3), dtype=np.uint8)
-    for module, functions in {
-        "curves": ("draw_curves",),
-        "classification_plots": ("reliability_diagram", "draw_pairs"),
-        "pictures": ("segmentation_grid",),
-    }.items():
-        for name in (*functions, "write_picture"):
-            monkeypatch.setattr(f"lk_downstream.callbacks.{module}.{name}", lambda *args, **options: picture)
+    for name in (
+        *("curves.draw_curves", "classification_plots.reliability_diagram", "classification_plots.draw_pairs"),
+        *("pictures.segmentation_grid", "curves.write_picture", "figures.write_picture"),
+    ):
+        monkeypatch.setattr(f"lk_downstream.callbacks.{name}", lambda *args, **options: picture)
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ COMMON = (*STEPS, "--trainer.deterministic", "true", "--checkpoint.every_n_steps
 def complete(folder):
     """Read every file that the runs below a folder have left; the newest last checkpoint, or None."""
     for path in sorted(folder.rglob("*")):
+        if ".part" in path.suffixes:  # what a killed process was writing
+            continue
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".png":
