@@ -78,7 +78,7 @@ def _shapes(value):
     if isinstance(value, dict):
         return {name: _shapes(item) for name, item in value.items()}
     if isinstance(value, Target):
-        return {key: _shapes(value[key]) for key in value}
+        return _shapes(dict(value))
     return [_shapes(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
