@@ -57,7 +57,7 @@ def test_checkpoints_are_written_before_figures_are_drawn():
     assert isinstance(trainer.callbacks[0], Checkpoints)
 
 
-@pytest.mark.parametrize(("monitor", "near"), [("val/miou", "'val/mIoU'"), ("val/x", "did you mean .val/mIoU. or .val/aAcc")])
+@pytest.mark.parametrize(("monitor", "near"), [("val/miou", "'val/mIoU'"), ("val/x", "val/mIoU. or .val/aAcc")])
 def test_a_figure_that_no_validation_has_is_refused(monitor, near):
     task = SimpleNamespace(figures=("mIoU", "aAcc"))
     with pytest.raises(InputError, match=near):
