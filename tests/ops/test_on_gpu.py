@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from lk_downstream import create_classifier
 from lk_downstream.ops import LargeKernelConv2d, depthwise_conv2d
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 DEVICE = "cuda"
 # Error of one rounding of the result, of sums in float32, and of factors with the 10 bits of TF32.
 LARGEST = {"bfloat16": 3.9e-3, "float16": 4.9e-4, "ieee": 1e-6, "tf32": 2e-3}

@@ -151,15 +151,27 @@ def images(root: Path, kind: str) -> str:
     return str(next(p for p in sorted((root / kind).rglob("*")) if p.suffix in suffixes and "gt" not in p.name).parent)
 
 
+def built(kind: str, module: d.DataModule, options: dict[str, Any]) -> Task:
+    """The task, by what it takes out of the ``options`` of a Trainer.
+
+    Beside those of :func:`task` these are ``checkpointing``, and ``compile``, a backend of torch.compile.
+    """
+    own = {key: options.pop(key) for key in ("backbone", "detector", "channels_last") if key in options}
+    model = task(kind, module, **own)
+    if options.pop("checkpointing", False):
+        model.backbone.body.set_grad_checkpointing(True)
+    backend = options.pop("compile", None)
+    if backend:
+        model.backbone.compile(backend=backend)  # in its place: the names of the weights stay
+    return model
+
+
 def fit(
     kind: str, root: Path, folder: Path, more: list[L.Callback] | None = None, steps: int = STEPS, **options: Any
 ) -> tuple[Task, Trainer]:
     """Train, validate, and keep a checkpoint."""
-    own = {key: options.pop(key) for key in ("backbone", "detector", "compile") if key in options}
     module = data(kind, root)
-    model = task(kind, module, **own)
-    if options.pop("checkpointing", False):
-        model.backbone.set_grad_checkpointing(True)
+    model = built(kind, module, options)
     run = trainer(folder, steps, more, **options)
     run.fit(model, datamodule=module)
     assert run.global_step == steps
@@ -170,9 +182,8 @@ def fit(
 
 def resume(kind: str, root: Path, folder: Path, more: list[L.Callback] | None = None, **options: Any) -> None:
     """Go on from the checkpoint that :func:`fit` has left in ``folder``."""
-    own = {key: options.pop(key) for key in ("backbone", "detector", "compile") if key in options}
     module = data(kind, root)
-    model = task(kind, module, **own)
+    model = built(kind, module, options)
     run = trainer(folder, STEPS + 1, more, **options)
     run.fit(model, datamodule=module, ckpt_path=str(folder / "last.ckpt"))
     assert run.global_step == STEPS + 1
