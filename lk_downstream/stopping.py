@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import multiprocessing
 import os
 import signal
 import sys
@@ -88,6 +91,20 @@ def leave_to_parent(worker: int = 0) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_next_time)  # by which PyTorch ends one that does not end on being told
+
+
+@functools.cache
+def end_loaders_at_exit() -> None:
+    """End loader processes that are left when this process ends; Python would ask each once, and wait for ever."""
+    atexit.register(_end_loaders)
+
+
+def _end_loaders() -> None:
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises an error for each
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _end_next_time(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -331,6 +333,22 @@ class NoRoom:
 
     def __getattr__(self, name):
         return getattr(self.file, name)
+
+
+LEFT = """
+import sys
+from torch.utils.data import DataLoader
+from lk_downstream.stopping import end_loaders_at_exit, leave_to_parent
+end_loaders_at_exit()
+sys.modules["kept"] = iter(DataLoader([0], num_workers=1, persistent_workers=True, worker_init_fn=leave_to_parent))
+next(sys.modules["kept"])
+sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="where loader processes are spawned they cannot be left")
+def test_a_loader_process_that_is_left_holds_up_nothing():
+    assert subprocess.run([sys.executable, "-c", LEFT], timeout=120).returncode == 3
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(place, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import lightning as L
 
+from lk_downstream.data.module import DataModule
+
 
 def validate_if_due(trainer: L.Trainer, validated: bool) -> None:
     """Make up for the validation after the step of a checkpoint, before which its run has ended.
@@ -12,6 +14,8 @@ def validate_if_due(trainer: L.Trainer, validated: bool) -> None:
         trainer: At the start of a resumed training.
         validated: Whether the run has done it.
     """
+    if not isinstance(trainer.datamodule, DataModule):
+        return  # such a run goes on by Lightning's own counters, which finish a validation that was cut off
     if not trainer.enable_validation or not _is_due(trainer):
         return
     loop = trainer.fit_loop.epoch_loop

@@ -56,6 +56,7 @@ class RobustnessReport(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Print and write the figures of all processes."""
+        task.results.clear()  # those of all benchmarks together, of which nothing shall be drawn
         hits, pictures = (counts.reshape(-1).tolist() for counts in self.metric.compute())  # of one part: no list
         self.results = summarize(self.trees, hits, pictures)
         path = Path(trainer.default_root_dir) / "robustness.json"

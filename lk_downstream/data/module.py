@@ -21,7 +21,7 @@ from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
 from lk_downstream.errors import DamagedFile, InputError
-from lk_downstream.stopping import leave_to_parent
+from lk_downstream.stopping import end_loaders_at_exit, leave_to_parent
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 MOST_DAMAGED = 10  # images drawn in a row: then there is more wrong than single files
@@ -320,6 +320,8 @@ class DataModule(L.LightningDataModule):
 
     def _options(self, collate_fn: Collate) -> dict[str, Any]:
         workers = self._default_workers() if self.workers is None else self.workers
+        if workers:
+            end_loaders_at_exit()
         return {
             "collate_fn": collate_fn,
             "num_workers": workers,

@@ -286,7 +286,7 @@ class Keeping(Classification):
     """Keeps its figures."""
 
     def on_validation_epoch_end(self):
-        self.figures = self.metric.compute()
+        self.computed = self.metric.compute()
         super().on_validation_epoch_end()
 
     def configure_callbacks(self):
@@ -305,7 +305,7 @@ def validate_and_fit(rank, devices, folder):
         use_distributed_sampler=False,
     )  # fmt: skip
     trainer.validate(task, data, verbose=False)
-    figures = task.figures
+    figures = task.computed
     trainer.fit(task, data)  # DDP refuses the second step if a parameter was not used in the first
     if rank == 0:
         torch.save({name: figures[name] for name in figures}, folder / f"{devices}.pt")
