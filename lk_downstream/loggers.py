@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 FOLDERS = ("mlruns", "wandb")  # that loggers make before the first step
+
+
+class TableWriter(ExperimentWriter):
+    """Writes ``metrics.csv`` so that a run that is killed leaves all figures, in whole rows.
+
+    Lightning's writes the file anew, in its place, whenever a figure comes with a new name.
+    """
+
+    def save(self) -> None:
+        """Append what was logged since the last time."""
+        if not self.metrics:
+            return
+        path = Path(self.metrics_file_path)
+        names = sorted({*self.metrics_keys, *(name for row in self.metrics for name in row)})
+        if names == self.metrics_keys:
+            with path.open("ab", buffering=0) as file:
+                file.write(_lines(names, self.metrics))
+        else:
+            former = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            part = path.with_suffix(".csv.part")
+            part.write_bytes(_lines(names, [dict(zip(names, names)), *csv.DictReader(former), *self.metrics]))
+            part.replace(path)
+        self.metrics_keys, self.metrics = names, []
+
+
+def _lines(names: list[str], rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, names).writerows(rows)
+    return text.getvalue().encode("utf-8")
+
+
+class TableLogger(CSVLogger):
+    """A CSV logger whose file holds at any time what was logged, see :class:`TableWriter`."""
+
+    def __init__(self, save_dir: Path, name: str, version: str):
+        super().__init__(save_dir, name, version, flush_logs_every_n_steps=1)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> TableWriter:
+        """What writes the table, on the first process."""
+        if self._experiment is None:
+            self._experiment = TableWriter(self.log_dir)
+        return self._experiment
 
 
 def place(settings: Any, folder: Path) -> None:
@@ -37,4 +85,4 @@ def of_run(given: Any, folder: Path, training: bool) -> list[Logger] | bool:
     place_of_run = (folder.parent.parent, folder.parent.name, folder.name)
     if given in (None, True):
         given = [TensorBoardLogger(*place_of_run)] if training else []
-    return [CSVLogger(*place_of_run), *(given if isinstance(given, list) else [given])]
+    return [TableLogger(*place_of_run), *(given if isinstance(given, list) else [given])]

@@ -18,18 +18,19 @@ class Child:
         args: Its words.
         folder: Its current folder; what it prints goes to ``log.txt`` there.
         environment: Variables that it has beside those of this process.
+        before: Called in the process before the subcommand.
     """
 
-    def __init__(self, name, args, folder, environment=None):
+    def __init__(self, name, args, folder, environment=None, before=None):
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "log.txt"
         self.log.unlink(missing_ok=True)
         self.status = None
         self.pid = os.fork()
         if not self.pid:
-            os._exit(self._run(name, args, folder, environment or {}))
+            os._exit(self._run(name, args, folder, environment or {}, before))
 
-    def _run(self, name, args, folder, environment):
+    def _run(self, name, args, folder, environment, before):
         """Everything from here on happens in the child, which must not come back into the tests."""
         os.setsid()
         os.chdir(folder)
@@ -40,6 +41,8 @@ class Child:
         sys.stdout, sys.stderr = os.fdopen(1, "w", **options), os.fdopen(2, "w", **options)
         sys.argv = ["lk-downstream", name, *args]
         try:
+            if before:
+                before()
             return run(name, args)
         except SystemExit as error:
             if isinstance(error.code, str):

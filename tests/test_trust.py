@@ -39,6 +39,7 @@ ALLOWED = {
     "callbacks/classification_files.py": ({"open"}, "writes a table"),
     "callbacks/curves.py": ({"open", "read_text", "loads"}, "what the run itself has written"),
     "callbacks/checkpoints.py": ({"open"}, "a file that it writes"),
+    "loggers.py": ({"open", "read_text"}, "the table that it writes"),
     "stopping.py": ({"open"}, "the null device"),
     "cli.py": ({"safe_load"}, "what the parser has just dumped"),
     "export.py": ({"load"}, "the file that it has just written, to compare it"),
