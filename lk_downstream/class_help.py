@@ -7,6 +7,7 @@ import codecs
 import inspect
 import locale
 import os
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,32 @@ def _set(parser: Parser, args: list[str], key: str) -> str:
     except ArgumentError as error:
         message = f"--{key}.help: name a class after it, such as --model.help Segmentation, or a config before it"
         raise InputError(message) from error
+    owner: Any = None
     for part in (setting.subcommand, *key.split(".")):
-        setting = setting.get("init_args", setting)
+        owner, setting = setting, setting.get("init_args", setting)
         setting = setting.get(part) if isinstance(setting, Namespace) else None
         if setting is None:
+            if isinstance(owner, Namespace) and key.endswith(f".{part}"):
+                _list_choices(key, owner.get("class_path"), part)
             break
     if not isinstance(setting, Namespace) or "class_path" not in setting:
         raise InputError(f"--{key}.help: {key} is {setting}, no class; name one, as in --{key}.help CLASS")
     return setting.class_path
+
+
+def _list_choices(key: str, owner: str | None, argument: str) -> None:
+    """Print the classes of this package that an argument of a class may have, and end; return if there are none."""
+    made = _imported(owner) if owner else None
+    hint = typing.get_type_hints(made.__init__).get(argument) if inspect.isclass(made) else None
+    bases = [kind for kind in (typing.get_args(hint) or (hint,)) if inspect.isclass(kind)]
+    own = [base for base in bases if base.__module__.startswith("lk_downstream.")]
+    found = [kind for base in own for kind in (base.__subclasses__() or [base])]
+    if not found:
+        return
+    print(f"--{key} is not set; it may be one of these, see --{key}.help CLASS:")
+    for kind in found:
+        print(f"  {kind.__name__:20} {inspect.getdoc(kind).splitlines()[0]}")
+    raise SystemExit(0)
 
 
 def _imported(path: str) -> object:

@@ -66,6 +66,10 @@ def _parser_error(text: str, options: list[str], classes: Mapping[str, str]) -> 
         return f"{option}: {path.rsplit('.')[-1]} has no option {found[1]!r}{hint}"
     if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
         return f"{option}: there is no {found[2]!r} in {found[1]}{near_names(found[2], dir(imported(found[1])))}"
+    if "(implicit class_path)" in text:
+        named = re.search(r"--[\w.]+", text)
+        remedy = ": take PixelCrossEntropy and its class_weight" if (option + str(named)).count("loss") else ""
+        return f"{named[0] if option == '--' and named else option} takes an object, which no setting can give{remedy}"
     noise = r"(Parser key|Problem with|Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$)"
     lines = [line.strip(" -") for line in text.splitlines()]
     roots = [line for line in lines if not re.match(noise, line)] or lines

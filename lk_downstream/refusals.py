@@ -15,6 +15,7 @@ from lk_downstream.data import DataModule
 from lk_downstream.inference import Inference
 from lk_downstream.parser_errors import explain
 from lk_downstream.tasks import Task
+from lk_downstream.tasks.losses import PixelLoss, SumOfLosses
 from lk_downstream.tasks.robustness import Trainer
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -73,7 +74,8 @@ def one_line(error: Exception) -> str:
 
 def _classes() -> dict[str, str]:
     """Name of each class that a setting may call for -> how it is written there."""
-    bases = [Task, DataModule, Inference, L.Callback, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+    bases = [Task, DataModule, Inference, PixelLoss, SumOfLosses, L.Callback, torch.optim.Optimizer]
+    bases += [torch.optim.lr_scheduler.LRScheduler]
     for base in bases:  # which grows
         bases += base.__subclasses__()
     found = {base.__name__: base.__name__ for base in bases if not base.__name__.startswith("_")}

@@ -45,7 +45,7 @@ CLASSES = frozenset(
     for module, names in {
         "lk_downstream": "create_backbone create_classifier",
         "lk_downstream.tasks": "Classification Detection Segmentation",
-        "lk_downstream.tasks.losses": "PixelCrossEntropy",
+        "lk_downstream.tasks.losses": "Dice Focal Lovasz OHEM PixelCrossEntropy SumOfLosses",
         "lk_downstream.heads": "DecodeHead FCNHead UPerHead",
         "lk_downstream.detectors": "CascadeMaskRCNN CascadeRCNN FCOS FasterRCNN MaskRCNN RetinaNet",
         "lk_downstream.inference": "MultiScale Slide Whole",

@@ -41,6 +41,8 @@ def test_the_settings_of_a_task(capsys, task):
         (["--data.dataset.help"], "leftImg8bit"),
         (["--data.dataset.help", "ADE20K"], "ADE20K"),
         (["--model.optimizer.help"], "--optimizer.betas"),
+        (["--model.loss.help"], "Dice                 One minus the Dice"),  # of what is not set, the choices
+        (["--model.loss.help", "Dice"], "--loss.class_weight"),
         (["--model.loss.help", "torch.nn.CrossEntropyLoss"], "--loss.label_smoothing"),
         (["--model.backbone.help"], "--model.backbone.drop_path_rate"),  # a function in the place of a class
         (["--model.inference.help", "Slide"], "--inference.stride"),
@@ -87,7 +89,7 @@ def test_words_that_ask_for_help(words, asked, others):
         (["--model.help"], "--model.help: name a class after it, such as --model.help Segmentation, or a config"),
         (["--model.head.help"], "--model.head.help: name what it belongs to, by --config NAME or --model CLASS"),
         (["--model.help", "Segmentatio"], "--model.help: there is no class 'Segmentatio'; did you mean 'Segmentation'"),
-        ([*DEMO, "--model.loss.help"], "--model.loss.help: model.loss is None, no class; name one"),
+        ([*DEMO, "--model.weights.help"], "--model.weights.help: model.weights is None, no class; name one"),
         ([*DEMO, "--data.batch_size.help"], "--data.batch_size.help: data.batch_size is 8, no class"),
         ([*DEMO, "--data.nothing.help"], "--data.nothing.help: data.nothing is None, no class"),
     ],

@@ -43,6 +43,10 @@ def test_what_is_not_the_users_mistake_is_left_alone():
             "Does not validate against\n  - Requirement 'wandb' not met\n  - Expected a <class 'bool'>",
             "'wandb' not met",
         ),
+        (
+            "--model.loss.weight: a dict with parameters accepted by the base class (implicit class_path)",
+            "--model.loss.weight takes an object, which no setting can give: take PixelCrossEntropy",
+        ),
     ],
 )
 def test_the_root_of_a_parser_error(text, words):

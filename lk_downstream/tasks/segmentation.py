@@ -17,7 +17,8 @@ from lk_downstream.inference import Inference, Whole
 from lk_downstream.metrics import SegmentationMetric
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
-from lk_downstream.tasks.losses import PixelCrossEntropy
+from lk_downstream.tasks.class_weights import refuse_other_weights, weigh_by_frequency
+from lk_downstream.tasks.losses import PixelCrossEntropy, PixelLoss, SumOfLosses
 
 HeadFactory = Callable[[Sequence[int], int], nn.Module]
 
@@ -31,7 +32,8 @@ class Segmentation(Task):
         head: Makes the decode head from the backbone's channels and the number of classes.
         auxiliary_head: Likewise, for the auxiliary loss; None: none.
         auxiliary_weight: Weight of the auxiliary loss.
-        loss: From logits (N, C, H, W) and class indices (N, H, W) with 255 for ignored pixels to a scalar.
+        loss: ``PixelCrossEntropy`` (the default), ``OHEM``, ``Focal``, ``Dice``, ``Lovasz``, ``SumOfLosses``, or any
+            module from logits (N, C, H, W) and class indices (N, H, W) with 255 for ignored pixels to a scalar.
         inference: How a picture of any size is evaluated.
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
@@ -53,7 +55,7 @@ class Segmentation(Task):
         head: HeadFactory = UPerHead,
         auxiliary_head: HeadFactory | None = FCNHead,
         auxiliary_weight: float = 0.4,
-        loss: nn.Module | None = None,
+        loss: PixelLoss | SumOfLosses | nn.Module | None = None,
         inference: Inference | None = None,
         optimizer: OptimizerFactory = AdamW,
         schedule: ScheduleFactory | None = None,
@@ -70,8 +72,15 @@ class Segmentation(Task):
         self.auxiliary_head = auxiliary_head(backbone.channels, len(self.classes)) if auxiliary_head else None
         self.auxiliary_weight = auxiliary_weight
         self.loss = loss or PixelCrossEntropy()
+        refuse_other_weights(self.loss, self.classes)
         self.inference = inference or Whole()
         self.metric = SegmentationMetric(self.classes)
+
+    def setup(self, stage: str) -> None:
+        """As :meth:`Task.setup`; the classes are counted where the loss is weighted by them."""
+        super().setup(stage)
+        if stage == "fit":
+            weigh_by_frequency(self.loss, self.trainer)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalised pictures (N, 3, H, W) -> logits (N, classes, H, W)."""

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from pretended import Pretended, WaitsOfSteps, trainer_options
 from tables import UNLISTED
+from unrepeatable import refusing
+
+from lk_downstream.tasks import losses
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -75,6 +78,23 @@ def test_the_device_has_every_operator_in_its_type(runs, table, kind, precision)
 def test_every_detector_trains(root, table, tmp_path, name):
     with Pretended("cuda") as device:
         flows.step(name, root, tmp_path, **trainer_options(device.device))
+    assert table.refused((use.operator, use.dtype) for use in device.uses) == []
+
+
+@pytest.mark.parametrize("options", [{"class_weight": [1.0, 2.0, 0.5]}, {}])
+@pytest.mark.parametrize("name", ["PixelCrossEntropy", "OHEM", "Focal", "Dice", "Lovasz"])
+def test_a_loss_is_repeatable_waits_for_nothing_and_takes_16_bits(table, name, options):
+    with Pretended("cuda") as device:
+        loss = getattr(losses, name)(**options).to("cuda")
+        logits = torch.randn(2, 3, 5, 6, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        target = torch.arange(60, device="cuda").view(2, 5, 6) % 4
+        target[target == 3] = 255
+        device.waits.clear()
+        value = loss(logits, target)
+        value.backward()
+    assert device.waits == []
+    assert value.dtype == torch.float32
+    assert refusing(device.uses) == []
     assert table.refused((use.operator, use.dtype) for use in device.uses) == []
 
 

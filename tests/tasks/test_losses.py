@@ -1,55 +1,169 @@
-"""Pixel losses."""
+"""Pixel losses against those who published them."""
 
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import segmentation_models_pytorch.losses as smp
 import torch
 import torch.nn.functional as F
-from mmseg.models.losses import CrossEntropyLoss
+from mmseg.models.losses import CrossEntropyLoss, LovaszLoss
+from mmseg.structures import OHEMPixelSampler
+from torchvision.ops import sigmoid_focal_loss
 
-from lk_downstream.tasks.losses import PixelCrossEntropy
+from lk_downstream.data.class_counts import class_pixels, median_frequency_weights
+from lk_downstream.errors import InputError
+from lk_downstream.tasks.class_weights import refuse_other_weights, weigh_by_frequency
+from lk_downstream.tasks.losses import OHEM, Dice, Focal, Lovasz, PixelCrossEntropy, SumOfLosses
+
+WEIGHTS = [1.0, 2.0, 0.5, 1.0, 3.0]
+LOSSES = (PixelCrossEntropy, OHEM, Focal, Dice, Lovasz)
+FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 
 
-def case(memory_format=torch.contiguous_format):
+def case(memory_format=torch.contiguous_format, absent=()):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, 6, 7, generator=generator, dtype=torch.float64).contiguous(memory_format=memory_format)
     target = torch.randint(0, 5, (2, 6, 7), generator=generator)
+    for index in absent:
+        target[target == index] = 0
     target[:, :2] = 255
     return logits.requires_grad_(), target
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def same(ours, theirs):
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+@FORMATS
 def test_average_over_all_pixels_as_mmsegmentation(memory_format):
     logits, target = case(memory_format)
-    expected = CrossEntropyLoss(avg_non_ignore=False)(logits.float(), target, ignore_index=255)
-    assert PixelCrossEntropy()(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
+    same(
+        PixelCrossEntropy()(logits, target),
+        CrossEntropyLoss(avg_non_ignore=False)(logits.float(), target, ignore_index=255),
+    )
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@FORMATS
 def test_weighted_average_over_all_pixels_as_mmsegmentation_0(memory_format):
     logits, target = case(memory_format)
-    weights = [1.0, 2.0, 0.5, 1.0, 3.0]
-    expected = F.cross_entropy(logits.float(), target, torch.tensor(weights), ignore_index=255, reduction="none").mean()
-    assert PixelCrossEntropy(weights)(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
+    expected = F.cross_entropy(logits.float(), target, torch.tensor(WEIGHTS), ignore_index=255, reduction="none").mean()
+    same(PixelCrossEntropy(WEIGHTS)(logits, target), expected)
 
 
 def test_average_over_counted_pixels():
     logits, target = case()
     expected = F.cross_entropy(logits.float(), target, ignore_index=255)
-    assert PixelCrossEntropy(over_counted=True)(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
+    same(PixelCrossEntropy(over_counted=True)(logits, target), expected)
 
 
-def test_the_memory_order_changes_no_gradient():
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@FORMATS
+def test_dice_as_smp(memory_format, weights):
+    logits, target = case(memory_format, absent=[3])
+    theirs = smp.DiceLoss("multiclass", class_weights=weights, ignore_index=255)
+    same(Dice(weights)(logits, target), theirs(logits.float(), target))
+    present = (sum(weights) if weights else 5) / (sum(weights) - weights[3] if weights else 4)
+    same(Dice(weights, over_present=True)(logits, target), present * theirs(logits.float(), target))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@FORMATS
+def test_focal_as_smp_and_torchvision(memory_format, weights):
+    logits, target = case(memory_format)
+    theirs = smp.FocalLoss("multiclass", alpha=0.25, gamma=2.0, ignore_index=255, class_weights=weights)
+    same(Focal(weights)(logits, target), theirs(logits.float(), target))
+    if not weights:
+        one_hot = F.one_hot(target.where(target < 5, 0), 5).permute(0, 3, 1, 2).float()[:, :, 2:]
+        same(Focal()(logits, target), sigmoid_focal_loss(logits.float()[:, :, 2:], one_hot, reduction="mean"))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("absent", [[], [0, 3]])
+def test_lovasz_as_mmsegmentation(weights, absent):
+    logits, target = case(absent=absent)
+    target[target == 0] = 1 if 0 in absent else 0
+    theirs = LovaszLoss(reduction="none", class_weight=weights)(logits.float(), target, ignore_index=255)
+    ours = Lovasz(weights)(logits, target)
+    same(ours, theirs)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("threshold", "least"), [(0.1, 3), (0.1, 20), (0.4, 3), (0.9, 100)])
+@FORMATS
+def test_hard_pixels_as_mmsegmentation(memory_format, threshold, least):
+    logits, target = case(memory_format)
+    sampler = OHEMPixelSampler(SimpleNamespace(ignore_index=255), threshold, least)
+    kept = sampler.sample(logits.detach().float(), target[:, None])
+    entropy = F.cross_entropy(logits.float(), target, torch.tensor(WEIGHTS), ignore_index=255, reduction="none")
+    same(OHEM(WEIGHTS, threshold, least)(logits, target), (entropy * kept).sum() / kept.sum())
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_memory_order_changes_no_gradient_and_ignored_pixels_have_none(kind):
     gradients = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         logits, target = case(memory_format)
-        PixelCrossEntropy()(logits, target).backward()
+        kind(WEIGHTS)(logits, target).backward()
         gradients.append(logits.grad)
     torch.testing.assert_close(*gradients)
+    assert not gradients[0][:, :, :2].any()
+    assert gradients[0][:, :, 2:].any()
 
 
-def test_a_crop_without_labels_gives_zero_and_no_nan():
+@pytest.mark.parametrize(
+    "kind", [*LOSSES, partial(PixelCrossEntropy, over_counted=True), partial(Dice, over_present=True)]
+)
+def test_a_crop_without_labels_gives_zero_and_no_nan(kind):
     logits, target = case()
-    for loss in (PixelCrossEntropy(), PixelCrossEntropy(over_counted=True)):
-        value = loss(logits, torch.full_like(target, 255))
-        assert value.item() == 0
-        value.backward()
-        assert not logits.grad.isnan().any()
+    value = kind()(logits, torch.full_like(target, 255))
+    assert value.item() == 0
+    value.backward()
+    assert not logits.grad.isnan().any()
+
+
+def test_a_sum_weighs_its_losses():
+    logits, target = case()
+    ours = SumOfLosses([PixelCrossEntropy(), Dice()], [1.0, 0.5])(logits, target)
+    same(ours, PixelCrossEntropy()(logits, target) + 0.5 * Dice()(logits, target))
+    with pytest.raises(InputError, match="1 losses and 2 weights"):
+        SumOfLosses([Dice()], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda: SumOfLosses([Dice([1.0, 2.0])]), "the loss Dice has 2 class weights, but there are 3 classes"),
+        (lambda: torch.nn.CrossEntropyLoss(torch.ones(4)), "CrossEntropyLoss has 4 class weights"),
+        (lambda: Dice("frequenzy"), "did you mean 'frequency'"),
+        (lambda: Dice([1.0, -1.0, 1.0]), "every weight must be 0 or more"),
+        (lambda: OHEM(threshold=7), "OHEM has threshold 7"),
+        (lambda: Dice("frequency")(*case()), "when a training starts"),
+    ],
+)
+def test_what_is_wrong_is_said(loss, said):
+    with pytest.raises(InputError, match=said):
+        refuse_other_weights(loss(), ("a", "b", "c"))
+
+
+def test_weights_by_frequency():
+    """By hand: a is all of one mask and half of the other, b half of that; c is in none, and 255 not counted."""
+    masks = [np.full((2, 4), 0), np.array([[0, 0, 1, 1]]), np.array([[255, 255]])]
+    dataset = [{"mask": torch.tensor(mask, dtype=torch.uint8)} for mask in masks]
+    pixels = class_pixels(dataset, 3)
+    assert pixels.tolist() == [[8, 0, 0], [2, 2, 0], [0, 0, 0]]
+    a, b = 10 / 12, 2 / 4
+    expected = [(a + b) / 2 / a, (a + b) / 2 / b, (a + b) / 2 / b]
+    assert median_frequency_weights(pixels) == pytest.approx(expected)
+    assert class_pixels(dataset, 3, most=2).tolist() == [[8, 0, 0], [0, 0, 0]]
+    loss = SumOfLosses([PixelCrossEntropy("frequency"), Dice()])
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(train_data=dataset, classes=("a", "b", "c")),
+        is_global_zero=True,
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )
+    weigh_by_frequency(loss, trainer)
+    assert loss.losses[0].weights.tolist() == pytest.approx(expected)
+    assert loss.losses[1].weights is None
