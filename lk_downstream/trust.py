@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lk_downstream.errors import DamagedFile, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 # Pixels of an image; Pillow's own limit. An image takes up to 9 bytes a pixel while it is read.
@@ -189,6 +191,36 @@ def read_yaml(path: str | os.PathLike) -> Any:
         raise ValueError("lists or settings are nested too deeply") from None
     except (yaml.YAMLError, TypeError, AttributeError, OverflowError, KeyError, IndexError) as error:
         raise ValueError(str(error)) from error
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """The array of a file of NumPy's (``.npy``), which is read as numbers: what is pickled is refused.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        InputError: As :func:`read_bytes`, or the array has more elements than an image may have pixels.
+        ValueError: It is no such file, or holds objects, or fewer or more bytes than it says.
+    """
+    import numpy as np
+
+    data = read_bytes(path)
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in headers:
+        raise ValueError(f"version {version}")
+    try:
+        shape, columns_first, dtype = headers[version](file)
+    except Exception as error:  # whatever a damaged header leads to
+        raise ValueError(str(error) or type(error).__name__) from error
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype}, not numbers")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    check_pixels(path, math.prod(shape), 1)
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{len(data) - file.tell()} bytes for the shape {shape} of {dtype}")
+    return np.ndarray(shape, dtype, data, file.tell(), order="F" if columns_first else "C")
 
 
 def check_pixels(path: str | os.PathLike, width: int, height: int) -> None:

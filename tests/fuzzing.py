@@ -182,7 +182,8 @@ def tensors() -> bytes:
 
 def read_image(path):
     """As an image, and as a mask."""
-    from lk_downstream.data.reading import read_mask, read_picture
+    from lk_downstream.data.mask_files import read_mask
+    from lk_downstream.data.reading import read_picture
 
     yield lambda: read_picture(path)
     yield lambda: read_mask(path)

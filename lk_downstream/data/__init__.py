@@ -8,7 +8,8 @@ from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
-from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset, SegmentationFolder
+from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset
+from lk_downstream.data.segmentation_folder import SegmentationFolder
 from lk_downstream.data.segmentation_module import SegmentationData
 from lk_downstream.data.synthetic import Synthetic
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE
-from lk_downstream.data.reading import read_mask
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.data.synthetic import counted
 from lk_downstream.errors import InputError, some
@@ -74,7 +73,7 @@ def check_dataset(dataset: SegmentationDataset, count: int = 200) -> Report:
     report = Report(dataset, samples=len(chosen))
     for index in counted(chosen, len(chosen), "reading"):
         try:
-            values = np.bincount(read_mask(dataset.samples[index][2]).numpy().ravel(), minlength=256)
+            values = np.bincount(dataset.read_values(dataset.samples[index][2]).numpy().ravel(), minlength=256)
             report.pixels += values
             report.masks += values > 0
             dataset[index]
@@ -93,7 +92,7 @@ def doubts(dataset: SegmentationDataset, most_pixels: float = 3e8) -> list[str]:
     values, pixels, read = np.zeros(256, dtype=bool), 0, 0
     for index in order:
         try:
-            mask = read_mask(dataset.samples[index][2]).numpy()
+            mask = dataset.read_values(dataset.samples[index][2]).numpy()
         except InputError:
             continue  # which the training names
         values[mask.ravel()] = True

@@ -73,7 +73,9 @@ def class_names(classes: Sequence[str] | str | os.PathLike | None, root: Path) -
     """
     source = "classes"
     if classes is None or isinstance(classes, str | os.PathLike):
-        source = path = root / "classes.txt" if classes is None else Path(classes)
+        if classes is None and not root.is_dir():
+            raise InputError(f"there is no folder {root}: set the data set's root to its folder")
+        source = path = root / "classes.txt" if classes is None else Path(classes).expanduser()
         try:
             lines = trust.read_text(path).splitlines()
         except UnicodeDecodeError as error:

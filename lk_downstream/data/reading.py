@@ -1,4 +1,4 @@
-"""Reading pictures and label masks from files, with one clear sentence for every file that is not what it should be."""
+"""Reading pictures from files, with one clear sentence for every file that is not what it should be."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ except ImportError:
     decode_jpeg = None
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: a JPEG would change class numbers
-
-_GREY = 0  # colour type of a PNG header
 
 
 def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
@@ -98,7 +95,7 @@ def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image
         DamagedFile: The file is truncated or no image.
         InputError: The file is missing, too large, or has more than 8 bits per channel.
     """
-    data = _read_bytes(path)
+    data = file_bytes(path)
     if image := _fast_jpeg(path, data, orientation):
         return tv_tensors.Image(image[0])
     with trust.open_image(path, data) as file:
@@ -109,33 +106,6 @@ def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image
         turned = ImageOps.exif_transpose(file) if orientation else file
         pixels = np.array(turned.convert("RGB"))
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-def read_mask(path: str | Path) -> torch.Tensor:
-    """A mask of class numbers as it stands in the file, uint8, (H, W); of a palette picture, the indices.
-
-    Raises:
-        DamagedFile: The file is truncated or no image.
-        InputError: The file is missing or too large, has several channels or more than 8 bits, or is lossy.
-    """
-    data = _read_bytes(path)
-    with trust.open_image(path, data) as file:
-        mode, kind = file.mode, file.format
-        if kind not in trust.LOSSLESS or "jpeg" in str(file.info.get("compression")):
-            raise InputError(
-                f"{path} holds a {kind} image, whatever its name says, and {kind} changes pixels, that is classes: "
-                "write the mask anew, as PNG"
-            )
-        if mode not in ("L", "P", "1"):
-            depth = "16-bit" if mode.startswith("I") else mode
-            raise InputError(
-                f"{path} is a {depth} image: a mask needs one 8-bit channel of class numbers (greyscale or palette PNG)"
-            )
-        labels = np.array(file)
-    header = (data[24], data[25]) if kind == "PNG" else None
-    if header in ((2, _GREY), (4, _GREY)):
-        labels //= 255 // (2 ** header[0] - 1)  # Pillow stretches 2 and 4 bits to the range 0..255
-    return torch.from_numpy(labels.astype(np.uint8, copy=False))
 
 
 def _fast_jpeg(path: str | Path, data: bytes, orientation: bool) -> list[torch.Tensor]:
@@ -149,7 +119,12 @@ def _fast_jpeg(path: str | Path, data: bytes, orientation: bool) -> list[torch.T
         return []
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def file_bytes(path: str | Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         return trust.read_bytes(path)
     except OSError as error:

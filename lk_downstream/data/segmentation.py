@@ -1,9 +1,9 @@
-"""Semantic segmentation data sets: ADE20K and Cityscapes in their official layouts, and a folder of one's own."""
+"""Semantic segmentation data sets: their base, and ADE20K and Cityscapes in their official layouts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from lk_downstream.data.classes import (
     CITYSCAPES_LABEL_IDS,
     CITYSCAPES_PALETTE,
     Palette,
-    default_palette,
 )
-from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE, class_names, file_values, label_table, ranges
-from lk_downstream.data.reading import MASK_SUFFIXES, PICTURE_SUFFIXES, read_mask, read_picture, walk
+from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE, file_values, ranges
+from lk_downstream.data.mask_files import MASK_SUFFIXES, read_mask
+from lk_downstream.data.pairing import list_files, only_listed, read_list, refuse_alone
+from lk_downstream.data.reading import PICTURE_SUFFIXES, read_picture
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
 
@@ -54,10 +55,11 @@ class SegmentationDataset(Dataset):
     ignore_index = IGNORE_INDEX
     splits: Mapping[str, str] = {"train": "train", "val": "val"}  # the usual name -> the data set's own
     tree: str  # the expected files, shown when they are not there
+    list_file: Path | None = None  # with the names of the split's pictures; None: all of its folder
     mask_hint = ""  # what else may be wrong when a mask has values outside the classes
 
     def __init__(self, split: str, root: str):
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.split = self._own_name(split)
 
     def folders(self) -> tuple[Path, Path]:
@@ -73,6 +75,15 @@ class SegmentationDataset(Dataset):
         """What pairs a mask (path below its folder) with a picture, or None for a file that is no mask."""
         stem, suffix = os.path.splitext(name)
         return stem if suffix.lower() in MASK_SUFFIXES else None
+
+    def pairing_hint(self, pictures: Path, masks: Path) -> str:
+        """What would pair the files of two folders that differ in their names, or an empty string."""
+        return ""
+
+    @property
+    def source(self) -> Path:
+        """What decides which pictures belong to the split: its list of names, or else the folder of its pictures."""
+        return self.list_file or self.folders()[0]
 
     def write_synthetic(self, options: Synthetic) -> None:
         """Write a small generated data set in this data set's layout to ``root``."""
@@ -94,12 +105,17 @@ class SegmentationDataset(Dataset):
         for folder in folders:
             if not folder.is_dir():
                 raise InputError(self._missing(folder))
-        pictures = _list(folders[0], self.picture_key)
-        masks = _list(folders[1], self.mask_key)
+        pictures = list_files(folders[0], self.picture_key)
+        masks = list_files(folders[1], self.mask_key)
         if not pictures:
             raise InputError(f"no picture in {folders[0]}; expected under {self.root}:\n{self.tree}")
-        _refuse_alone(pictures, masks, "picture", "mask", folders[1])
-        _refuse_alone(masks, pictures, "mask", "picture", folders[0])
+        if self.list_file:
+            names = read_list(self.list_file, self.picture_key)
+            pictures = only_listed(pictures, names, self.list_file, folders[0])
+            masks = {name: masks[name] for name in names if name in masks}
+        hint = self.pairing_hint(*folders) if pictures.keys() != masks.keys() else ""
+        refuse_alone(pictures, masks, "picture", "mask", folders[1], hint)
+        refuse_alone(masks, pictures, "mask", "picture", folders[0], hint)
         return [(key, pictures[key], masks[key]) for key in sorted(pictures)]
 
     def __len__(self) -> int:
@@ -116,13 +132,17 @@ class SegmentationDataset(Dataset):
             )
         return {"image": image, "mask": tv_tensors.Mask(labels), "name": name}
 
-    def read_labels(self, path: str | os.PathLike) -> torch.Tensor:
+    def read_values(self, path: str) -> torch.Tensor:
+        """The mask file's values, which ``label_table`` makes class indices of, uint8, (H, W)."""
+        return read_mask(path)
+
+    def read_labels(self, path: str) -> torch.Tensor:
         """The mask file as class indices and 255, uint8, (H, W).
 
         Raises:
             InputError: The file cannot be read, or holds a value that belongs to no class.
         """
-        raw = read_mask(path).numpy()
+        raw = self.read_values(path).numpy()
         # bytes.translate is the fastest look-up of bytes at hand: three times as fast as numpy's take.
         labels = np.frombuffer(bytearray(raw.tobytes().translate(self.label_table.tobytes())), np.uint8)
         if (labels == OUTSIDE).any():
@@ -136,7 +156,10 @@ class SegmentationDataset(Dataset):
     def doubt(self, values: np.ndarray) -> str:
         """What may be wrong although no value is, for all ``values`` found in mask files; mostly an empty string."""
         if len(self.classes) > 1 and set(values.tolist()) == {0, 255} and self.label_table[255] == IGNORE_INDEX:
-            return "the masks hold 0 and 255 alone, and 255 is unlabelled: if it is a class, set label_map {255: 1}"
+            return (
+                "the masks hold 0 and 255 alone, and 255 is unlabelled: "
+                "if it is a class, set label_map {255: 1} (or binary true)"
+            )
         return ""
 
     def _missing(self, folder: Path) -> str:
@@ -231,106 +254,3 @@ gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png ...
     def write_synthetic(self, options: Synthetic) -> None:
         """Write a small generated data set in Cityscapes' layout; eight of the 19 classes occur in it."""
         synthetic_layouts.write_cityscapes(self.root, options)
-
-
-class SegmentationFolder(SegmentationDataset):
-    """Anyone's pictures and masks: ``images/<split>/NAME.jpg`` with ``annotations/<split>/NAME.png``.
-
-    A mask is an 8-bit greyscale or palette picture whose values are class numbers. A value of the file is looked up
-    in this order: ``label_map`` replaces it; if it is not named there, ``ignore_index`` is unlabelled;
-    ``reduce_zero_label`` shifts it.
-
-    Args:
-        split: Name of the folders below ``images`` and ``annotations``.
-        root: Folder of the data set.
-        classes: Names of the classes, or a text file with one name a line (default: ``classes.txt`` in ``root``).
-        ignore_index: The value of unlabelled pixels in the files.
-        reduce_zero_label: The files count classes from 1, and 0 is unlabelled: 0 -> 255, k -> k - 1.
-        label_map: Replaces values of the files, such as ``{7: 0, 8: 1, 3: 255}``; 255 leaves a value unlabelled, and
-            values that it does not name stay as they are.
-        images: Folder of the pictures below ``root``; ``{split}`` stands for the split.
-        annotations: Folder of the masks below ``root``, likewise.
-        palette: A colour for each class (default: distinct colours).
-    """
-
-    def __init__(
-        self,
-        split: str,
-        root: str,
-        classes: list[str] | str | None = None,
-        ignore_index: int = 255,
-        reduce_zero_label: bool = False,
-        label_map: dict[int, int] | None = None,
-        images: str = "images/{split}",
-        annotations: str = "annotations/{split}",
-        palette: list[tuple[int, int, int]] | None = None,
-    ):
-        self.images, self.annotations = images, annotations
-        super().__init__(split, root)
-        self.classes = class_names(classes, self.root)
-        self.palette = list(palette) if palette else default_palette(len(self.classes))
-        if len(self.palette) != len(self.classes):
-            raise InputError(f"palette has {len(self.palette)} colours, but there are {len(self.classes)} classes")
-        self.reduce_zero_label = reduce_zero_label
-        self.label_map = label_map or {}
-        self.label_table = label_table(len(self.classes), ignore_index, reduce_zero_label, label_map)
-
-    @property
-    def label_values(self) -> np.ndarray:
-        """The value of a mask file for each class index, of several the one that ``label_map`` names."""
-        return file_values(self.label_table, len(self.classes), self.label_map)
-
-    @property
-    def tree(self) -> str:
-        """The files that this data set expects below its root."""
-        images, annotations = (text.format(split=self.split) for text in (self.images, self.annotations))
-        return f"{images}/NAME.jpg (or .png ...)\n{annotations}/NAME.png\nclasses.txt (one class name a line)"
-
-    def folders(self) -> tuple[Path, Path]:
-        """``images`` and ``annotations`` of the split."""
-        return self.root / self.images.format(split=self.split), self.root / self.annotations.format(split=self.split)
-
-    def _missing(self, folder: Path) -> str:
-        parent = folder.parent
-        splits = sorted(item.name for item in parent.iterdir() if item.is_dir()) if parent.is_dir() else []
-        if folder.name != self.split or not splits:
-            return super()._missing(folder)
-        hint = near_names(self.split, splits) or f"; there are {', '.join(splits)}"
-        return f"{parent} has no split {self.split!r}{hint}"
-
-    def _value_hint(self, values: np.ndarray) -> str:
-        count, labels = len(self.classes), [int(value) for value in values if value != IGNORE_INDEX]
-        if not self.reduce_zero_label and max(labels, default=0) == count:
-            if 0 in labels:
-                return (
-                    f": values 0..{count} with {count} classes: if 0 is the background, name it as the first class; "
-                    "if 0 is unlabelled, set reduce_zero_label true"
-                )
-            return f": values 1..{count} with {count} classes: set reduce_zero_label true"
-        return ": name every class in classes, or replace values by label_map"
-
-    def _own_name(self, split: str) -> str:
-        return split
-
-
-def _list(folder: Path, key: Callable[[str], str | None]) -> dict[str, str]:
-    """Key -> path of every file below a folder that has a key; hidden files do not count."""
-    found: dict[str, str] = {}
-    for place, entry in walk(folder):
-        name = f"{place}/{entry.name}".removeprefix("./")
-        name_key = key(name)
-        if name_key is None:
-            continue
-        path = os.path.join(folder, name)
-        if name_key in found:
-            raise InputError(f"{found[name_key]} and {path} have the same name: remove or rename one of them")
-        found[name_key] = path
-    return found
-
-
-def _refuse_alone(files: dict[str, str], partners: dict[str, str], kind: str, partner: str, folder: Path) -> None:
-    if alone := sorted(files.keys() - partners.keys()):
-        count = f"{len(alone)} of {len(files)} {kind}s have" if len(alone) > 1 else f"1 of {len(files)} {kind}s has"
-        raise InputError(
-            f"{count} no {partner} in {folder}, such as {files[alone[0]]}: add the {partner} or remove the {kind}"
-        )

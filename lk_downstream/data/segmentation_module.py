@@ -98,7 +98,7 @@ class SegmentationData(DataModule):
         """
         if stage in (None, "fit"):
             len(self.train_data)
-            self._warn_of_same(self.train_data.folders()[0], self.val_data.folders()[0])
+            self._warn_of_same(self.train_data.source, self.val_data.source)
             if self.synthetic is None and self._rank == 0:
                 for doubt in doubts(self.train_data):
                     warnings.warn(f"{self.train_data.root}, {self.train_data.split}: {doubt}", stacklevel=2)

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from lk_downstream.data import reading
-from lk_downstream.data.reading import find_pictures, read_mask, read_picture
+from lk_downstream.data.mask_files import read_mask
+from lk_downstream.data.reading import find_pictures, read_picture
 from lk_downstream.errors import InputError
 
 
@@ -110,10 +111,10 @@ def _write_grey_png(path, labels, bits):
 
 def test_masks_that_are_none(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "rgb.png")
-    with pytest.raises(InputError, match=r"rgb\.png is a RGB image: a mask needs one 8-bit channel"):
+    with pytest.raises(InputError, match=r"rgb\.png is a RGB image: a mask needs one channel .*and mask_colours"):
         read_mask(tmp_path / "rgb.png")
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png is a 16-bit image"):
+    with pytest.raises(InputError, match=r"deep\.png is a 16-bit image with the values 300"):
         read_mask(tmp_path / "deep.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "cut.png")
     data = (tmp_path / "cut.png").read_bytes()
