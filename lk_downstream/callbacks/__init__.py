@@ -6,6 +6,7 @@ from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.classification_plots import ClassificationPlots
 from lk_downstream.callbacks.curves import Curves, plot_run
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
+from lk_downstream.callbacks.freezing import FreezeBackbone
 from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
 from lk_downstream.callbacks.progress import RunProgress
@@ -23,6 +24,7 @@ __all__ = [
     "DetectionFiles",
     "DetectionPictures",
     "DynamicSparsity",
+    "FreezeBackbone",
     "RunProgress",
     "RunReport",
     "SegmentationFiles",

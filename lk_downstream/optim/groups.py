@@ -112,6 +112,34 @@ class LayerDecay:
         return {f"{prefix}{name}": index * step for index, group in groups.items() for name in group}
 
 
+def pretrained_names(model: nn.Module, stages: int | None = None) -> list[str]:
+    """Names of the parameters of a task's backbone, in the model's order.
+
+    Args:
+        model: A task. What it adds to the network of the backbone (norms of levels, a classifier's last layer) is not
+            among them.
+        stages: Only the stem and the first so many stages, each with the downsampling before it and the transition
+            after it; None: all.
+
+    Raises:
+        InputError: timm does not say what the stages of this backbone are.
+    """
+    network = model.backbone.body
+    last = tuple(f"backbone.body.{name}" for name in classifier_names(network))
+    names = [name for name, _ in model.named_parameters() if name.startswith("backbone.body.")]
+    names = [name for name in names if not last or not name.startswith(last)]
+    if stages is None:
+        return names
+    ids = LayerDecay(1.0).ids(model)
+
+    def within(name: str) -> bool:
+        # By layer-wise decay every downsampling layer belongs to the stem.
+        found = DOWNSAMPLE.search(name)
+        return int(found[1] or found[2]) < stages if found else ids[name] <= stages
+
+    return [name for name in names if within(name)]
+
+
 def classifier_names(network: nn.Module) -> tuple[str, ...]:
     """What the names of the classifier's parameters in a timm model begin with."""
     names = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
