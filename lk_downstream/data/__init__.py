@@ -4,6 +4,7 @@ from lk_downstream.data.classification import ClassFolder, ImageNet, ImageNet22K
 from lk_downstream.data.classification_module import ClassificationData
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture
 from lk_downstream.data.coco import Coco
+from lk_downstream.data.coco_masks import CocoInstances, CocoPanoptic
 from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
 from lk_downstream.data.module import DataModule
@@ -19,6 +20,8 @@ __all__ = [
     "ClassFolder",
     "ClassificationData",
     "Coco",
+    "CocoInstances",
+    "CocoPanoptic",
     "DataModule",
     "DetectionData",
     "EvaluationPicture",

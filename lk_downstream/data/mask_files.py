@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from lk_downstream.data.classes import Palette
 from lk_downstream.data.labels import ranges
 from lk_downstream.data.reading import file_bytes
 from lk_downstream.errors import InputError, some
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Lossless: a JPEG would change class numbers.
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy")
@@ -108,11 +112,7 @@ def read_mask(path: str | Path, colours: Colours | None = None) -> torch.Tensor:
     data = file_bytes(path)
     with trust.open_image(path, data) as file:
         mode, kind = file.mode, file.format
-        if kind not in trust.LOSSLESS or "jpeg" in str(file.info.get("compression")):
-            raise InputError(
-                f"{path} holds a {kind} image, whatever its name says, and {kind} changes pixels, that is classes: "
-                "write the mask anew, as PNG"
-            )
+        _refuse_lossy(path, file)
         if mode in ("LA", "PA", "RGBA") and file.getchannel("A").getextrema() != (255, 255):
             raise InputError(f"{path} is transparent in places, which is no class: save it without an alpha channel")
         if colours and not mode.startswith(("I", "F")):
@@ -131,6 +131,28 @@ def read_mask(path: str | Path, colours: Colours | None = None) -> torch.Tensor:
     if header in ((2, _GREY), (4, _GREY)):
         labels //= 255 // (2 ** header[0] - 1)  # Pillow stretches 2 and 4 bits to the range 0..255
     return torch.from_numpy(_small(path, labels))
+
+
+def read_codes(path: str | Path) -> np.ndarray:
+    """The numbers that the colours of an image stand for, R + 256 G + 65536 B, int32, (H, W), as COCO's panoptic ids.
+
+    Raises:
+        DamagedFile: The file is truncated or no image.
+        InputError: The file is missing, too large or lossy, or has no colours.
+    """
+    with trust.open_image(path, file_bytes(path)) as file:
+        _refuse_lossy(path, file)
+        if file.mode != "RGB":
+            raise InputError(f"{path} is a {file.mode} image: ids are written as the colours of an RGB image")
+        return _codes(np.array(file)[..., ::-1])
+
+
+def _refuse_lossy(path: str | Path, file: Image) -> None:
+    if file.format not in trust.LOSSLESS or "jpeg" in str(file.info.get("compression")):
+        raise InputError(
+            f"{path} holds a {file.format} image, whatever its name says, and {file.format} changes pixels, that is "
+            "classes: write the mask anew, as PNG"
+        )
 
 
 def _read_array(path: str | Path) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lk_downstream.data import SegmentationFolder
+from lk_downstream.data import CocoPanoptic, SegmentationFolder
 from lk_downstream.data.classes import default_palette
 
 CAMVID = Path(__file__).parents[3] / "shared/data/camvid"
@@ -84,3 +84,25 @@ def test_label_maps_of_polygons(tmp_path, maps):
         (tmp_path / f"annotations/train/{name}.json").write_text(json.dumps(content), encoding="utf-8")
     found = read(tmp_path, *maps, mask_suffix=".json")
     assert {name: mask.tolist() for name, mask in found.items()} == {n: mask.tolist() for n, mask in maps[0].items()}
+
+
+def test_label_maps_of_panoptic_segments(tmp_path, maps):
+    """One segment for each class of an image, with ids beyond a byte."""
+    content = {"images": [], "annotations": []}
+    content["categories"] = [{"id": 10 + number, "name": name} for number, name in enumerate(maps[1])]
+    for folder in ("train2017", "annotations/panoptic_train2017"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number, (name, mask) in enumerate(maps[0].items()):
+        ids = np.where(mask == 255, 0, 777 * (mask.astype(int) + 1))
+        Image.fromarray(np.zeros((*mask.shape, 3), np.uint8)).save(tmp_path / f"train2017/{name}.jpg")
+        pixels = np.stack([ids % 256, ids // 256, np.zeros_like(ids)], -1).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"annotations/panoptic_train2017/{name}.png")
+        content["images"].append({"id": number, "file_name": f"{name}.jpg"})
+        present = [int(value) for value in np.unique(mask) if value != 255]
+        segments = [{"id": 777 * (value + 1), "category_id": 10 + value} for value in present]
+        content["annotations"].append({"image_id": number, "file_name": f"{name}.png", "segments_info": segments})
+    (tmp_path / "annotations/panoptic_train2017.json").write_text(json.dumps(content), encoding="utf-8")
+    dataset = CocoPanoptic("train", str(tmp_path))
+    assert dataset.classes == tuple(maps[1])
+    found = {item["name"]: item["mask"].tolist() for item in map(dataset.__getitem__, range(4))}
+    assert found == {name: mask.tolist() for name, mask in maps[0].items()}
