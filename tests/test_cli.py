@@ -64,7 +64,7 @@ def test_a_run_leaves_its_files(folder, run):
     assert len(checkpoints) == 2
     figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert figures["last"]["step"] == 4
-    assert set(figures["best"]["summary"]) == {"mIoU", "mAcc", "aAcc"}
+    assert set(figures["best"]["summary"]) == {"mIoU", "mAcc", "aAcc", "mF1", "mPrecision"}
     assert len(figures["best"]["classes"]["IoU"]) == 19
     assert not [path for path in folder.rglob("*") if ".part" in path.name or ".tmp" in path.name]
 

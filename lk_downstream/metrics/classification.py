@@ -12,11 +12,12 @@ from lk_downstream.errors import InputError
 
 # Confidences are added as whole numbers, exactly, so that no sum depends on the order of pictures or processes.
 UNIT_BITS = 38  # float32 values of 2**-14 and above are multiples of 2**-38; int64 holds the sum of 2**25 of them
+MEANS = ("mF1", "mPrecision", "mRecall")  # over the classes that occur in the truth or in a prediction
 LARGEST_MATRIX = 2048  # classes, above which pairs are not counted: 32 MiB
 
 
 class ClassificationMetric(Metric):
-    """Top-1 and top-5 accuracy, expected calibration error and confusion matrix.
+    """Top-1 and top-5 accuracy, expected calibration error, precision, recall, F1 and confusion matrix.
 
     Whole numbers are summed over all pictures, and over all processes once, at :meth:`compute`. The calibration error
     is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: bins of equal width of the largest
@@ -35,6 +36,7 @@ class ClassificationMetric(Metric):
     correct: Tensor
     near: Tensor
     truth: Tensor
+    predicted: Tensor
     counts: Tensor
     hits: Tensor
     confidences: Tensor
@@ -44,9 +46,9 @@ class ClassificationMetric(Metric):
         super().__init__()
         self.classes, self.bins = tuple(classes), bins
         self.within = min(5, len(self.classes))
-        self.figures = ("top1", *(["top5"] if self.within < len(self.classes) else []), "ECE")
+        self.figures = ("top1", *(["top5"] if self.within < len(self.classes) else []), "ECE", *MEANS)
         pairs = len(self.classes) if len(self.classes) <= LARGEST_MATRIX else 0
-        shapes = dict.fromkeys(("correct", "near", "truth"), (len(self.classes),))
+        shapes = dict.fromkeys(("correct", "near", "truth", "predicted"), (len(self.classes),))
         shapes |= dict.fromkeys(("counts", "hits", "confidences"), (bins,)) | {"matrix": (pairs, pairs)}
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -73,6 +75,7 @@ class ClassificationMetric(Metric):
         place = ((whole * self.bins - 1) >> UNIT_BITS).clamp(0, self.bins - 1)
         # Not in place: the states may have been made in inference mode.
         self.truth = self.truth + target.bincount(minlength=number)
+        self.predicted = self.predicted + first.bincount(minlength=number)
         self.correct = self.correct + target[hit].bincount(minlength=number)
         self.near = self.near + target[(ranked == target[:, None]).any(1)].bincount(minlength=number)
         self.counts = self.counts + place.bincount(minlength=self.bins)
@@ -87,20 +90,29 @@ class ClassificationMetric(Metric):
         """All figures as fractions of 1, float64, on the CPU: not every GPU has that type.
 
         Returns:
-            ``top1``, ``top5`` (left out of five classes or fewer, where it always is 1) and ``ECE`` (scalars);
-            ``accuracy`` (one value a class, NaN where it does not occur); ``bin_count`` (int64),
+            ``top1``, ``top5`` (left out of five classes or fewer, where it always is 1) and ``ECE``, ``mF1``,
+            ``mPrecision``, ``mRecall`` (scalars); ``accuracy``, which is the recall, ``precision`` and ``F1`` (one
+            value a class, NaN where it does not occur in the truth, in a prediction or in both); ``bin_count`` (int64),
             ``bin_confidence`` and ``bin_accuracy`` (one value a bin, NaN where it is empty); and ``matrix`` (int64,
             rows are the truth; empty with more than 2048 classes).
         """
         counts = {name: getattr(self, name).cpu() for name in self._defaults}
         total, number = counts["truth"].sum().double(), counts["counts"].double()
         sums = counts["confidences"].double() / 2.0**UNIT_BITS
+        correct = counts["correct"].double()
+        recall, precision = correct / counts["truth"], correct / counts["predicted"]
+        harmonic = 2 * correct / (counts["truth"] + counts["predicted"])
         near = {"top5": counts["near"].sum() / total} if "top5" in self.figures else {}
         return {
             "top1": counts["correct"].sum() / total,
             **near,
             "ECE": (sums - counts["hits"]).abs().sum() / total,
-            "accuracy": counts["correct"].double() / counts["truth"],
+            "mF1": harmonic.nanmean(),
+            "mPrecision": precision.nanmean(),
+            "mRecall": recall.nanmean(),
+            "accuracy": recall,
+            "precision": precision,
+            "F1": harmonic,
             "bin_count": counts["counts"],
             "bin_confidence": sums / number,
             "bin_accuracy": counts["hits"] / number,

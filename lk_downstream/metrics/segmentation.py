@@ -18,8 +18,9 @@ class SegmentationMetric(Metric):
     """Intersection over union and accuracy as the benchmarks define them.
 
     A single matrix of pixel counts is summed over all pictures, and over all processes once, at :meth:`compute`. Means
-    are over the classes that occur (in the truth or, for the IoU, in a prediction); absent classes are NaN and do not
-    count. Pixels whose truth is 255 do not count. The figures are those of mmsegmentation's ``IoUMetric``, exactly.
+    are over the classes that occur (for Acc in the truth, for the precision in a prediction, for IoU and F1 in one of
+    both); absent classes are NaN and do not count. Pixels whose truth is 255 do not count. The figures are those of
+    mmsegmentation's ``IoUMetric``, exactly.
 
     Args:
         classes: Class names; their number is the number of classes, at most 255.
@@ -61,19 +62,24 @@ class SegmentationMetric(Metric):
         """All figures as fractions of 1, float64, on the CPU: not every GPU has that type.
 
         Returns:
-            ``mIoU``, ``mAcc``, ``aAcc`` (scalars), ``IoU`` and ``Acc`` (one value a class, NaN where it is absent), and
+            ``mIoU``, ``mAcc``, ``aAcc``, ``mF1``, ``mPrecision`` (scalars); ``IoU``, ``Acc``, which is the recall,
+            ``F1``, which is the Dice coefficient, and ``Precision`` (one value a class, NaN where it is absent); and
             ``matrix`` (int64, rows are the truth).
         """
         counts = self.matrix.cpu()
         matrix = counts.double()
         correct, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou = correct / (truth + predicted - correct)
-        accuracy = correct / truth
+        accuracy, precision, dice = correct / truth, correct / predicted, 2 * correct / (truth + predicted)
         return {
             "mIoU": iou.nanmean(),
             "mAcc": accuracy.nanmean(),
             "aAcc": correct.sum() / truth.sum(),
+            "mF1": dice.nanmean(),
+            "mPrecision": precision.nanmean(),
             "IoU": iou,
             "Acc": accuracy,
+            "F1": dice,
+            "Precision": precision,
             "matrix": counts,
         }

@@ -14,6 +14,7 @@ from lk_downstream.backbones import Classifier
 from lk_downstream.callbacks import ClassificationFiles, ClassificationPlots
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import ClassificationMetric, confused_pairs
+from lk_downstream.metrics.classification import MEANS
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task, saved_classes
 
@@ -76,6 +77,7 @@ class Classification(Task):
             self.mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(self.classes))
         self.metric = ClassificationMetric(self.classes)
         self.figures = self.metric.figures
+        self.confusion: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         """As :meth:`Task.setup`; nothing is evaluated by a last layer that no weights have filled."""
@@ -135,13 +137,15 @@ class Classification(Task):
         self.metric.reset()
         summary = {name: figures[name].item() for name in self.figures}
         # Flat and square, as torchmetrics makes a number of what has one element.
-        self.report(summary, {"class": list(self.classes), "accuracy": figures["accuracy"].flatten().tolist()})
+        columns = {name: figures[name].flatten().tolist() for name in ("accuracy", "precision", "F1")}
+        shown = [name for name in self.figures if name not in MEANS]
+        self.report(summary, {"class": list(self.classes), **columns}, shown)
+        matrix, number = figures["matrix"], len(self.classes)
+        self.confusion = matrix.reshape(number, number) if matrix.numel() else None
         if self.results:
             bins = ("count", "confidence", "accuracy")
             self.results["calibration"] = {name: figures[f"bin_{name}"].tolist() for name in bins}
-            matrix, number = figures["matrix"], len(self.classes)
-            pairs = confused_pairs(matrix.reshape(number, number), self.classes) if matrix.numel() else []
-            self.results["confused"] = pairs
+            self.results["confused"] = [] if self.confusion is None else confused_pairs(self.confusion, self.classes)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Probabilities and class indices of the best five classes of each picture, both (N, 5), best first."""

@@ -14,7 +14,7 @@ from lk_downstream.callbacks import SegmentationFiles, SegmentationPictures
 from lk_downstream.data.transforms import resize_image
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.inference import Inference, Whole
-from lk_downstream.metrics import SegmentationMetric
+from lk_downstream.metrics import BoundaryIoU, SegmentationMetric
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
 from lk_downstream.tasks.class_weights import refuse_other_weights, weigh_by_frequency
@@ -35,6 +35,7 @@ class Segmentation(Task):
         loss: ``PixelCrossEntropy`` (the default), ``OHEM``, ``Focal``, ``Dice``, ``Lovasz``, ``SumOfLosses``, or any
             module from logits (N, C, H, W) and class indices (N, H, W) with 255 for ignored pixels to a scalar.
         inference: How a picture of any size is evaluated.
+        boundary_iou: Also report the boundary IoU of each class, which takes time.
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
         groups: Which parameters decay, and layer-wise learning rates.
@@ -44,7 +45,7 @@ class Segmentation(Task):
         compile: Compile the backbone with ``torch.compile``.
     """
 
-    figures = ("mIoU", "mAcc", "aAcc")
+    figures = ("mIoU", "mAcc", "aAcc", "mF1", "mPrecision")
     monitor = "val/mIoU"
     own_callbacks = (SegmentationPictures, SegmentationFiles)
 
@@ -57,6 +58,7 @@ class Segmentation(Task):
         auxiliary_weight: float = 0.4,
         loss: PixelLoss | SumOfLosses | nn.Module | None = None,
         inference: Inference | None = None,
+        boundary_iou: bool = False,
         optimizer: OptimizerFactory = AdamW,
         schedule: ScheduleFactory | None = None,
         groups: ParameterGroups | None = None,
@@ -75,6 +77,10 @@ class Segmentation(Task):
         refuse_other_weights(self.loss, self.classes)
         self.inference = inference or Whole()
         self.metric = SegmentationMetric(self.classes)
+        self.boundary = BoundaryIoU(self.classes) if boundary_iou else None
+        if self.boundary:
+            self.figures = (*self.figures, "mBoundaryIoU")
+        self.confusion: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         """As :meth:`Task.setup`; the classes are counted where the loss is weighted by them."""
@@ -120,17 +126,26 @@ class Segmentation(Task):
         """Count the pixels of pictures at their own size."""
         prediction = self.predict(batch["image"])
         self.metric.update(prediction, batch["mask"])
+        if self.boundary:
+            self.boundary.update(prediction, batch["mask"])
         return {"prediction": prediction}
 
     def on_validation_epoch_end(self) -> None:
         """One reduction over all processes, and the figures of the whole data set."""
         figures = self.metric.compute()
         self.metric.reset()
-        # Flat, as torchmetrics makes a number of what has one element.
-        columns = {name: figures[name].flatten().tolist() for name in ("IoU", "Acc")}
+        names = ["IoU", "Acc", "F1", "Precision"]
+        if self.boundary:
+            figures |= self.boundary.compute()
+            self.boundary.reset()
+            names.append("BoundaryIoU")
+        # Flat and square, as torchmetrics makes a number of what has one element.
+        columns = {name: figures[name].flatten().tolist() for name in names}
+        self.confusion = figures["matrix"].reshape(len(self.classes), len(self.classes))
         self.report(
             {name: figures[name].item() for name in self.figures},
             {"class": list(self.classes), **columns},
+            shown=self.figures[:3],
         )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

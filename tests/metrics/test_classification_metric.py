@@ -6,6 +6,8 @@ from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
     multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
 )
 
 from lk_downstream.errors import InputError
@@ -38,6 +40,12 @@ def test_torchmetrics_finds_the_same():
     assert torch.equal(found["matrix"], multiclass_confusion_matrix(logits, target, num_classes=12))
     recall = multiclass_accuracy(logits, target, num_classes=12, average="none")
     torch.testing.assert_close(found["accuracy"], recall.double(), rtol=0, atol=1e-7)
+    for name, theirs in (("precision", multiclass_precision), ("F1", multiclass_f1_score)):
+        expected = theirs(logits, target, num_classes=12, average="none")
+        torch.testing.assert_close(found[name], expected.double(), rtol=0, atol=1e-7)
+        mean = theirs(logits, target, num_classes=12, average="macro").item()
+        assert found[f"m{name.capitalize()}"].item() == pytest.approx(mean, abs=1e-7)
+    assert found["mRecall"].item() == pytest.approx(recall.mean().item(), abs=1e-7)
 
 
 def test_calibration_error_is_guos_definition():

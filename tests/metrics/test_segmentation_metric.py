@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -37,12 +38,17 @@ def test_equal_to_mmsegmentation(classes):
         theirs.intersect_and_union(prediction, target.long(), classes, 255)
         for prediction, target in pictures(5, classes)
     ]
-    expected = theirs.total_area_to_metrics(*(sum(area) for area in zip(*areas)), ["mIoU"])
+    expected = theirs.total_area_to_metrics(*(sum(area) for area in zip(*areas)), ["mIoU", "mDice", "mFscore"])
     figures = measured(pictures(5, classes), classes)
     # Their areas are float32 histograms, exact up to 2**24 pixels: these pictures are small enough.
     torch.testing.assert_close(figures["IoU"].float().numpy(), expected["IoU"], rtol=1e-6, atol=0, equal_nan=True)
     torch.testing.assert_close(figures["Acc"].float().numpy(), expected["Acc"], rtol=1e-6, atol=0, equal_nan=True)
     assert figures["aAcc"].item() == pytest.approx(float(expected["aAcc"]), rel=1e-6)
+    for ours, name in (("F1", "Dice"), ("F1", "Fscore"), ("Precision", "Precision"), ("Acc", "Recall")):
+        own, other = figures[ours].float().numpy(), np.asarray(expected[name], np.float32)
+        known = ~np.isnan(other)  # their Fscore is none where a class is never predicted
+        np.testing.assert_allclose(own[known], other[known], rtol=1e-6)
+    assert figures["mF1"].item() == pytest.approx(np.nanmean(expected["Dice"]), rel=1e-6)
 
 
 def test_by_hand_and_absent_classes_do_not_count():
@@ -52,6 +58,8 @@ def test_by_hand_and_absent_classes_do_not_count():
     assert math.isnan(figures["IoU"][2])  # predicted on an ignored pixel alone
     assert figures["mIoU"].item() == 0.5
     assert figures["mAcc"].item() == 0.75
+    assert figures["F1"][:2].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert figures["Precision"][:2].tolist() == [1, 0.5]
     assert figures["aAcc"].item() == pytest.approx(2 / 3)
     assert figures["matrix"].sum() == 3
 
