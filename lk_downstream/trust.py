@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from lk_downstream.errors import DamagedFile, InputError
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     import numpy as np
     from PIL.Image import Image
 
@@ -221,6 +223,29 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"{len(data) - file.tell()} bytes for the shape {shape} of {dtype}")
     return np.ndarray(shape, dtype, data, file.tell(), order="F" if columns_first else "C")
+
+
+def read_xml(path: str | os.PathLike) -> Element:
+    """The root of an XML file that declares nothing of its own: entities could stand for texts without end, or files.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        InputError: As :func:`read_bytes`.
+        ValueError: It is not XML, or has such declarations; the message says where.
+    """
+    from xml.etree import ElementTree
+
+    class Plain(ElementTree.TreeBuilder):
+        def doctype(self, name: str, public: str | None, system: str | None) -> None:
+            raise ValueError("it has a document type of its own, which is not read")
+
+    data = read_bytes(path, MAX_TEXT_BYTES)
+    if b"<!ENTITY" in data or "<!ENTITY".encode("utf-16-le") in data or "<!ENTITY".encode("utf-16-be") in data:
+        raise ValueError("it declares entities, which are not read")
+    try:
+        return ElementTree.fromstring(data, ElementTree.XMLParser(target=Plain()))
+    except (ElementTree.ParseError, LookupError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def check_pixels(path: str | os.PathLike, width: int, height: int) -> None:

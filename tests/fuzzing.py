@@ -191,11 +191,13 @@ def read_image(path):
 
 def read_annotations(path):
     """As training and evaluation read them."""
-    from lk_downstream.data.coco_index import read_categories, read_index
+    from lk_downstream.data.coco_file import load_content
+    from lk_downstream.data.coco_index import make_index, read_categories
+    from lk_downstream.data.detection import KEYS
     from lk_downstream.metrics.coco_truth import check_outlines, load_annotations
 
     def index():
-        found = read_index(path)
+        found = make_index(path, *load_content(path, **KEYS))
         for number in range(len(found.files)):
             found.masks(number)
 

@@ -70,9 +70,11 @@ class DetectionPictures(Pictures):
 class DetectionFiles(L.Callback):
     """Writes the detections of each picture, and the picture with the best of them, to the run's folder.
 
-    ``detections/NAME.json`` is a list of objects, best first, with ``class``, ``score``, ``bbox`` (x, y, width, height
-    in pixels of the original) and, of detectors with masks, ``segmentation`` (COCO's compressed run lengths).
-    ``pictures/NAME.png`` is for looking at.
+    ``detections/NAME.json`` is a list of objects, best first, with ``class``, ``category_id`` (as in the data's
+    annotations), ``score``, ``bbox`` (x, y, width, height in pixels of the original) and, of detectors with masks,
+    ``segmentation`` (COCO's compressed run lengths). ``pictures/NAME.png`` is for looking at. ``results.bbox.json`` and
+    ``results.segm.json`` hold all of them in COCO's format, as ``evaluate --results`` and test servers read it, and
+    ``images.json`` the images and classes that their ids mean: those of the data's annotations, where these list them.
 
     Args:
         score: Detections of a lower score are not drawn.
@@ -82,11 +84,13 @@ class DetectionFiles(L.Callback):
     def __init__(self, score: float = 0.3, most: int = 100):
         self.score, self.most = score, most
         self.folder = Path()
-        self.written = 0
+        self.images: list[dict[str, Any]] = []
+        self.results: dict[str, list[dict[str, Any]]] = {}
 
     def on_predict_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Find the folder, which all processes agree on."""
-        self.folder, self.written = Path(trainer.log_dir or trainer.default_root_dir), 0
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self.images, self.results = [], {kind: [] for kind in task.kinds}
 
     def on_predict_batch_end(
         self,
@@ -99,22 +103,44 @@ class DetectionFiles(L.Callback):
     ) -> None:
         """Write the files of a batch."""
         colours = np.asarray(trainer.datamodule.palette) / 255
-        for name, image, found in zip(batch["name"], _originals(batch), outputs):
-            write_json(self.folder / "detections" / f"{name}.json", _rows(found, task.classes))
+        for name, image, target, found in zip(batch["name"], _originals(batch), batch["target"], outputs):
+            rows = _rows(found, task.classes, trainer.datamodule.category_ids)
+            write_json(self.folder / "detections" / f"{name}.json", rows)
+            size = dict(zip(("height", "width"), image.shape[-2:]))
+            self.images.append({"id": target["image_id"], "file_name": target["file_name"], **size})
+            rows = [{"image_id": target["image_id"], **without(row, "class")} for row in rows]
+            for kind, key in (("bbox", "segmentation"), ("segm", "bbox")):
+                if kind in self.results:
+                    self.results[kind] += [without(row, key) for row in rows]
             with spared(f"pictures/{name}.png"):
                 picture = detection_picture(image, best(found, self.score, self.most), colours, task.classes)
                 write_picture(self.folder / "pictures" / f"{name}.png", picture)
-            self.written += 1
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Say where the files lie."""
-        if not trainer.is_global_zero or not self.written:
+        """Write what all processes have found, and say where the files lie."""
+        parts: list[Any] = [(self.images, self.results)]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, (self.images, self.results))
+        images = sorted((image for part, _ in parts for image in part), key=lambda image: image["id"])
+        if not trainer.is_global_zero or not images:
             return
+        kinds = [{"id": number, "name": name} for number, name in zip(trainer.datamodule.category_ids, task.classes)]
+        write_json(self.folder / "images.json", {"images": images, "annotations": [], "categories": kinds})
+        paths = [self.folder / "detections", self.folder / "pictures"]
+        for kind in self.results:
+            rows = sorted((row for _, part in parts for row in part[kind]), key=lambda row: row["image_id"])
+            paths.append(self.folder / f"results.{kind}.json")
+            write_json(paths[-1], rows)
         console = Console(soft_wrap=True)
-        others = " by this process" if trainer.world_size > 1 else ""
-        console.print(f"{self.written} picture{'s' if self.written > 1 else ''} predicted{others}")
-        for kind in ("detections", "pictures"):
-            console.print(f"{kind:<12} {shown_path(self.folder / kind)}")
+        console.print(f"{len(images)} image{'s' if len(images) > 1 else ''} predicted")
+        for path, label in zip(paths, ("detections", "pictures", "COCO results", "of masks")):
+            console.print(f"{label:<12} {shown_path(path)}")
+
+
+def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The row without some of its keys."""
+    return {key: value for key, value in row.items() if key not in keys}
 
 
 def best(found: dict[str, Tensor], score: float, most: int) -> Objects:
@@ -222,10 +248,13 @@ def _originals(batch: dict[str, Any]) -> Iterable[Tensor]:
         yield torch.nn.functional.interpolate(picture, size, mode="bilinear", antialias=True)[0].round().byte()
 
 
-def _rows(found: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(
+    found: dict[str, Tensor], classes: Sequence[str], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
     codes = encode_masks(found["masks"]) if "masks" in found else [None] * len(found["scores"])
     rows = []
     for (x1, y1, x2, y2), label, score, code in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), codes):
-        row = {"class": classes[label], "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        row = {"class": classes[label], "category_id": category_ids[label], "score": score}
+        row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
         rows.append(row if code is None else {**row, "segmentation": code})
     return rows

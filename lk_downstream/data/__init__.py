@@ -5,6 +5,7 @@ from lk_downstream.data.classification_module import ClassificationData
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture
 from lk_downstream.data.coco import Coco
 from lk_downstream.data.coco_masks import CocoInstances, CocoPanoptic
+from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
 from lk_downstream.data.module import DataModule
@@ -13,6 +14,8 @@ from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationData
 from lk_downstream.data.segmentation_folder import SegmentationFolder
 from lk_downstream.data.segmentation_module import SegmentationData
 from lk_downstream.data.synthetic import Synthetic
+from lk_downstream.data.voc import Voc
+from lk_downstream.data.yolo import Yolo
 
 __all__ = [
     "ADE20K",
@@ -24,6 +27,7 @@ __all__ = [
     "CocoPanoptic",
     "DataModule",
     "DetectionData",
+    "DetectionDataset",
     "EvaluationPicture",
     "ImageNet",
     "ImageNet22K",
@@ -37,4 +41,6 @@ __all__ = [
     "SegmentationFolder",
     "Synthetic",
     "TrainingPicture",
+    "Voc",
+    "Yolo",
 ]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lk_downstream import trust
+from lk_downstream.data.box_formats import BoxFormat, corners, other_forms
 from lk_downstream.errors import InputError, some
 
 
@@ -40,16 +43,19 @@ CHECKS = {
 }
 
 
-def load_content(path: Path, images: Sequence[str] = (), annotations: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads and checks an annotation file.
+def load_content(
+    path: Path, images: Sequence[str] = (), annotations: Sequence[str] = (), box_format: BoxFormat = "xywh"
+) -> tuple[dict[str, Any], list[str]]:
+    """Reads and checks an annotation file, see `checked`.
 
     Args:
         path: The file.
-        images: Keys that pictures must have, see `check_content`.
+        images: Keys that pictures must have.
         annotations: Keys that annotations must have.
+        box_format: What their ``bbox`` holds.
 
     Raises:
-        InputError: The file is missing or no COCO annotation file, see `check_content`.
+        InputError: The file is missing or no COCO annotation file.
     """
     try:
         content = trust.read_json(path)
@@ -57,46 +63,112 @@ def load_content(path: Path, images: Sequence[str] = (), annotations: Sequence[s
         raise InputError(f"cannot read the annotation file {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path} is no COCO annotation file: it is not JSON ({error})") from error
-    check_content(path, content, images, annotations)
-    return content
+    return checked(path, content, images, annotations, box_format)
 
 
-def check_content(name: str | Path, content: Any, images: Sequence[str] = (), annotations: Sequence[str] = ()) -> None:
-    """Checks the content of an annotation file, all but the outlines of its objects.
+def checked(
+    name: str | Path,
+    content: Any,
+    images: Sequence[str] = (),
+    annotations: Sequence[str] = (),
+    box_format: BoxFormat = "xywh",
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of an annotation file in COCO's own form, all but the outlines of its objects checked.
+
+    What tools write otherwise is brought to that form: files of test sets have no ``annotations``; Roboflow's begin
+    with a category that stands for all others; annotations of pictures or categories that are not listed do not count,
+    as in pycocotools; boxes are of the ``box_format``.
 
     Args:
         name: Of the file, for the messages.
-        content: What it holds.
+        content: What it holds; not changed.
         images: Keys that pictures must have beside their ``id``.
         annotations: Keys that annotations must have beside ``image_id`` and ``category_id``. Their ids may be anything,
             see `annotation_ids`.
+        box_format: What their ``bbox`` holds.
+
+    Returns:
+        The content, and a sentence for each thing that was left out.
 
     Raises:
-        InputError: It is not COCO's format, a value is of the wrong kind, an id stands twice, or an annotation names a
-            picture or a category that the file does not list.
+        InputError: It is not COCO's format, a value is of the wrong kind, an id stands twice, or the boxes are of
+            another form.
     """
+    notes = []
+    if isinstance(content, dict) and isinstance(content.get("images"), list) and "annotations" not in content:
+        notes.append(f"{name} has no annotations, as the files of test sets: results are written, and no figures")
+        content = {**content, "annotations": []}
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise InputError(f"{name} is no COCO annotation file: it has no list {' and no list '.join(missing)}")
-    known = categories(name, content["categories"])
     _check_rows(name, "images", content["images"], ("id", *images))
     _check_rows(name, "annotations", content["annotations"], ("image_id", "category_id", *annotations))
     for row in content["images"]:
         if "height" in row and "width" in row:
             trust.check_pixels(f"{name}: picture {row['id']}", int(row["width"]), int(row["height"]))
-    pictures = {row["id"] for row in content["images"]}
-    for number, row in enumerate(content["annotations"]):
-        if row["image_id"] not in pictures:
-            raise InputError(
-                f"{name}: annotation {row.get('id', number)} is of image_id {row['image_id']}, which images lacks"
-            )
-        if row["category_id"] not in known:
-            raise InputError(
-                f"{name}: annotation {row.get('id', number)} has category_id {row['category_id']}, which categories "
-                f"does not list (it has {some(known)}): add the category or remove the annotation"
-            )
     _unique(name, "picture", [row["id"] for row in content["images"]])
+    kinds, rows = content["categories"], content["annotations"]
+    root = root_category(kinds)
+    if root is not None and all(row["category_id"] != root for row in rows):
+        kinds = [kind for kind in kinds if kind["id"] != root]
+    known = categories(name, kinds)
+    for key, listed, lists in (
+        ("image_id", {row["id"] for row in content["images"]}, "images"),
+        ("category_id", known, "categories"),
+    ):
+        stray = [(number, row) for number, row in enumerate(rows) if row[key] not in listed]
+        if len(stray) == len(rows) > 0:
+            raise InputError(
+                f"{name}: no annotation has {'an' if key[0] == 'i' else 'a'} {key} that {lists} lists (it lists "
+                f"{some(listed)}; the annotations have {some({row[key] for _, row in stray})}): mend the ids"
+            )
+        if stray:
+            ids = some(row.get("id", number) for number, row in stray)
+            values = some(dict.fromkeys(row[key] for _, row in stray))
+            notes.append(
+                f"{name}: {len(stray)} annotations have the {key} {values}, which {lists} does not list, and were left "
+                f"out (ids {ids})"
+            )
+            rows = [row for row in rows if row[key] in listed]
+    rows = _with_boxes(name, content["images"], rows, box_format)
+    return {**content, "categories": kinds, "annotations": rows}, notes
+
+
+def _with_boxes(
+    name: str | Path, images: list[dict[str, Any]], rows: list[dict[str, Any]], box_format: BoxFormat
+) -> list[dict[str, Any]]:
+    """The annotations with boxes of COCO's form."""
+    sizes = {row["id"]: (row["width"], row["height"]) for row in images if "height" in row and "width" in row}
+    boxed = [number for number, row in enumerate(rows) if "bbox" in row and row["image_id"] in sizes]
+    if not boxed:
+        return rows
+    boxes = np.array([rows[number]["bbox"] for number in boxed], dtype=np.float64)
+    around = np.array([sizes[rows[number]["image_id"]] for number in boxed], dtype=np.float64)
+    if box_format == "xywh":
+        if forms := other_forms(boxes, around):
+            what = "fractions of their image" if forms[0].startswith("relative_") else "two opposite corners"
+            raise InputError(
+                f"{name}: the boxes are no [x, y, width, height] in pixels but {what}, such as "
+                f"{rows[boxed[0]]['bbox']}: set data.dataset.box_format to {' or '.join(forms)}"
+            )
+        return rows
+    found = corners(boxes, around, box_format)
+    found[:, 2:] -= found[:, :2]
+    converted = list(rows)
+    for number, box in zip(boxed, found.tolist()):
+        converted[number] = {**rows[number], "bbox": box}
+    return converted
+
+
+def root_category(rows: list[Any]) -> int | None:
+    """The id of a category that stands for all others, as Roboflow puts it first; None if there is none."""
+    keys = {"id", "name", "supercategory"}
+    if len(rows) < 2 or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
+        return None
+    tops = [row for row in rows if row["supercategory"] in ("none", "", None)]
+    alone = len(tops) == 1 and all(row is tops[0] or row["supercategory"] == tops[0]["name"] for row in rows)
+    return tops[0]["id"] if alone else None
 
 
 def annotation_ids(rows: list[dict[str, Any]]) -> tuple[list[int], bool]:

@@ -6,6 +6,7 @@ import json
 import marshal
 import mmap
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lk_downstream import trust
-from lk_downstream.data.coco_file import annotation_ids, categories, is_crowd, load_content
+from lk_downstream.data.coco_file import annotation_ids, categories, is_crowd, load_content, root_category
 from lk_downstream.errors import InputError, some
 
 FARTHEST = 1e6  # pixels: pycocotools draws polygons beyond any border, until the memory is full
@@ -173,18 +174,19 @@ def run_lengths(code: str | bytes) -> list[int]:
     return runs
 
 
-def read_index(path: str | Path) -> CocoIndex:
-    """Read and check an annotation file.
+def make_index(path: str | Path, content: dict[str, Any], notes: Sequence[str] = ()) -> CocoIndex:
+    """The index of what an annotation file holds.
 
     Boxes that reach beyond their picture are clipped to it. Objects are left out if their box, clipped, is narrower or
     lower than a pixel (also: of negative size, or outside the picture), or if all of their polygons have fewer than
     three points. Both are counted in ``notes``.
 
-    Raises:
-        InputError: See :func:`lk_downstream.data.coco_file.load_content`.
+    Args:
+        path: The file, for the messages.
+        content: Of :func:`lk_downstream.data.coco_file.checked`.
+        notes: What was left out of it.
     """
-    path = Path(path)
-    content = load_content(path, images=("file_name", "height", "width"), annotations=("bbox",))
+    path, notes = Path(path), list(notes)
     known = categories(path, content["categories"])
     images = sorted(content["images"], key=lambda row: row["id"])
     image_ids = [int(row["id"]) for row in images]
@@ -194,7 +196,8 @@ def read_index(path: str | Path) -> CocoIndex:
     owner = np.array([numbers[row["image_id"]] for row in rows], dtype=np.int64)
     ids, own = annotation_ids(rows)
     ids = np.array(ids, dtype=np.int64)
-    boxes, kept, notes = _boxes(path, rows, ids, sizes[owner][:, ::-1])
+    boxes, kept, mended = _boxes(path, rows, ids, sizes[owner][:, ::-1])
+    notes += mended
     pointless = np.array([_pointless(row.get("segmentation")) for row in rows], dtype=bool) & kept
     if pointless.any():
         notes.append(_note(path, ids[pointless], "have polygons of fewer than three points alone and were left out"))
@@ -231,7 +234,7 @@ def read_categories(path: str | Path) -> dict[int, str]:
     """Names by rising category id, without parsing the rest of the file where its text allows that.
 
     Raises:
-        InputError: See :func:`read_index`.
+        InputError: See :func:`lk_downstream.data.coco_file.load_content`.
     """
     path = Path(path)
     try:
@@ -240,7 +243,9 @@ def read_categories(path: str | Path) -> dict[int, str]:
             rows = json.loads(found[1]) if found else None
     except (OSError, ValueError, RecursionError):
         rows = None
-    return categories(path, load_content(path)["categories"] if rows is None else rows)
+    if rows is None or root_category(rows) is not None:  # which only the annotations tell from an ordinary one
+        rows = load_content(path)[0]["categories"]
+    return categories(path, rows)
 
 
 def _boxes(path: Path, rows: list[dict[str, Any]], ids: np.ndarray, sizes: np.ndarray):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
 from lk_downstream.data.classes import bright_palette
-from lk_downstream.data.coco import Coco
 from lk_downstream.data.coco_index import CROWDS
+from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
 from lk_downstream.errors import InputError, some
@@ -84,10 +86,11 @@ class DetectionData(DataModule):
     """Training batches by the papers' pipeline, validation pictures resized to the evaluation's scale.
 
     A batch, see :func:`collate_detection`, holds pictures that are all wider than high or all not, which saves padding.
-    The targets have what :class:`Coco` gives, boxes in pixels of the resized picture.
+    The targets have what :class:`DetectionDataset` gives, boxes in pixels of the resized picture.
 
     Args:
-        dataset: Makes the data set of a split, such as the class :class:`Coco` with its ``root``.
+        dataset: Makes the data set of a split, such as the class :class:`Coco`, :class:`Yolo` or :class:`Voc` with its
+            ``root``.
         batch_size: Pictures per optimizer step, over all devices and accumulated batches.
         masks: Whether to load masks, which detectors with mask heads are trained on.
         augmentation: Steps between the flip and the batch: ``MultiScaleCrop`` (the papers', and the default),
@@ -106,7 +109,7 @@ class DetectionData(DataModule):
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
 
     Attributes:
-        annotations: Annotation file of the validation split, which detections are scored by.
+        annotations: Annotation file of the validation split, or the folder of its annotations.
         category_ids: Its category for each label.
     """
 
@@ -115,7 +118,7 @@ class DetectionData(DataModule):
 
     def __init__(
         self,
-        dataset: Callable[[str], Coco],
+        dataset: Callable[[str], DetectionDataset],
         batch_size: int = 16,
         masks: bool = False,
         augmentation: list[v2.Transform] | None = None,
@@ -156,7 +159,7 @@ class DetectionData(DataModule):
         """Read the annotation files that the stage (fit, validate, predict) needs.
 
         Raises:
-            InputError: Files are missing or wrong, see :class:`Coco`, or the splits have different classes.
+            InputError: Files are missing or wrong, see :class:`DetectionDataset`, or the splits have different classes.
         """
         if stage in (None, "fit"):
             index = self.train_data.index
@@ -177,9 +180,13 @@ class DetectionData(DataModule):
             self._compare(self.val_data.index.categories)
             self.val_set = Transformed(self.val_data, self.resize)
 
+    def truth(self) -> dict[str, Any]:
+        """What detections are scored by, of the validation split, in COCO's form."""
+        return self.val_data.content()[0]
+
     def predict_data(self) -> Dataset:
         """The pictures of ``predict``, resized to the evaluation's scale."""
-        return Transformed(super().predict_data(), _WithTarget(self.resize))
+        return Transformed(_WithIds(super().predict_data(), self.val_data), _WithTarget(self.resize))
 
     def _compare(self, categories: dict[int, str]) -> None:
         """Refuse an annotation file whose classes are not those of the task."""
@@ -192,6 +199,25 @@ class DetectionData(DataModule):
             )
 
 
+class _WithIds(Dataset):
+    """Images to predict on with an ``image_id``: that of the annotations where these list them all, else counted."""
+
+    def __init__(self, folder: PictureFolder, annotated: DetectionDataset):
+        self.folder, self.names = folder, [path.relative_to(folder.root).as_posix() for path in folder.files]
+        self.ids = list(range(1, len(self.names) + 1))
+        if annotated.annotations.exists() and annotated.root.is_dir():
+            rows = annotated.content()[0]["images"]
+            known = {Path(row["file_name"].replace("\\", "/")).name: int(row["id"]) for row in rows}
+            if len(known) == len(rows) and {Path(name).name for name in self.names} <= known.keys():
+                self.ids = [known[Path(name).name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.folder[index], "image_id": self.ids[index], "file_name": self.names[index]}
+
+
 class _WithTarget:
     """Resizes a picture without annotations and notes its original size."""
 
@@ -199,5 +225,6 @@ class _WithTarget:
         self.resize = resize
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        target = {"original_size": torch.tensor(sample["image"].shape[-2:])}
+        target = {key: sample.pop(key) for key in ("image_id", "file_name")}
+        target["original_size"] = torch.tensor(sample["image"].shape[-2:])
         return {**self.resize(sample), "target": target}

@@ -22,6 +22,8 @@ except ImportError:
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
+_ORIENTATION = 0x0112  # EXIF tag; from 5 on width and height are exchanged
+
 
 def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
     """Paths below ``root`` of all images in its ``folder`` and below, also behind links; hidden files do not count.
@@ -106,6 +108,19 @@ def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image
         turned = ImageOps.exif_transpose(file) if orientation else file
         pixels = np.array(turned.convert("RGB"))
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image, as its EXIF orientation turns it, by its header alone.
+
+    Raises:
+        DamagedFile: The file is no image.
+        InputError: The file is missing or too large.
+    """
+    with trust.open_image(path, file_bytes(path)) as file:
+        width, height = file.size
+        turned = file.getexif().get(_ORIENTATION, 1) >= 5
+    return (height, width) if turned else (width, height)
 
 
 def _fast_jpeg(path: str | Path, data: bytes, orientation: bool) -> list[torch.Tensor]:

@@ -153,6 +153,7 @@ class CocoEvaluator:
         category_ids: the annotations' category of each label 0, 1, ...; in ascending order if not given.
         kinds: ``("bbox",)`` or ``("bbox", "segm")``.
         backend: see `score`.
+        name: of the annotations in messages, if their content is given.
 
     Attributes:
         per_class: after `compute`, kind -> class name -> figures.
@@ -165,6 +166,7 @@ class CocoEvaluator:
         category_ids: Sequence[int] | None = None,
         kinds: Sequence[Kind] = ("bbox",),
         backend: Backend = "vectorized",
+        name: str = "the annotations",
     ):
         self.coco = load_annotations(annotations, backend)
         self.kinds, self.backend = tuple(kinds), backend
@@ -173,7 +175,7 @@ class CocoEvaluator:
         if unknown:
             raise InputError(f"category ids {unknown} are not in the annotations, which have {sorted(self.coco.cats)}")
         if "segm" in self.kinds:
-            check_outlines(self.coco, "the annotations" if isinstance(annotations, dict) else annotations)
+            check_outlines(self.coco, name if isinstance(annotations, dict) else annotations)
         self._categories = np.array(self.category_ids, dtype=np.int64)
         self.reset()
 

@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import Any, Literal
 
-from lk_downstream.data.coco_file import annotation_ids, check_content, is_crowd, load_content
+from lk_downstream.data.coco_file import annotation_ids, checked, is_crowd, load_content
 from lk_downstream.data.coco_index import parse_outline
 from lk_downstream.errors import InputError
 
@@ -25,10 +25,9 @@ def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "ve
         InputError: the file is missing, or no COCO annotations; or the backend is not installed.
     """
     if isinstance(source, dict):
-        check_content("the annotations", source)
-        content = source
+        content, _ = checked("the annotations", source)
     else:
-        content = load_content(Path(source))
+        content, _ = load_content(Path(source))
     coco = library(backend)[0]()
     # a copy: the evaluation writes into the objects (polygons become run-length codes)
     ids, _ = annotation_ids(content["annotations"])

@@ -109,10 +109,11 @@ class Detection(Task):
     def on_validation_epoch_start(self) -> None:
         """Forget the detections of the last validation."""
         data = self.trainer.datamodule
-        if not hasattr(data, "annotations"):
-            raise InputError("detections are scored by an annotation file: use DetectionData as the data module")
+        if not hasattr(data, "truth"):
+            raise InputError("detections are scored by annotations: use DetectionData as the data module")
         if self.evaluator is None:
-            self.evaluator = CocoEvaluator(data.annotations, data.category_ids, self.kinds, self.evaluation)
+            name = str(data.annotations)
+            self.evaluator = CocoEvaluator(data.truth(), data.category_ids, self.kinds, self.evaluation, name)
         self.evaluator.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Detections]:

@@ -94,14 +94,25 @@ def test_names_at_the_right_edge_are_not_cut_off(width):
 def test_files_of_predictions(tmp_path):
     callback = DetectionFiles()
     trainer = type("Trainer", (), {"log_dir": str(tmp_path), "is_global_zero": True, "world_size": 1})()
-    trainer.datamodule = type("Data", (), {"palette": PALETTE})()
-    task = type("Task", (), {"classes": CLASSES})()
+    trainer.datamodule = type("Data", (), {"palette": PALETTE, "category_ids": [3, 7]})()
+    task = type("Task", (), {"classes": CLASSES, "kinds": ("bbox", "segm")})()
     callback.on_predict_start(trainer, task)
     found = objects()._asdict()
     found["masks"] = found["masks"][:, :30, :50]
-    callback.on_predict_batch_end(trainer, task, [found], batch(), 0)
+    given = batch()
+    given["target"][0] |= {"image_id": 12, "file_name": "a.jpg"}
+    callback.on_predict_batch_end(trainer, task, [found], given, 0)
     callback.on_predict_end(trainer, task)
     rows = json.loads((tmp_path / "detections" / "a.json").read_text(encoding="utf-8"))
     assert [(row["class"], row["bbox"]) for row in rows] == [("cat", [10, 10, 30, 20]), ("dog", [60, 20, 30, 30])]
     assert rows[0]["segmentation"]["size"] == [30, 50]
+    results, masks, images = (
+        json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("results.bbox", "results.segm", "images")
+    )
+    assert [(row["image_id"], row["category_id"]) for row in results] == [(12, 3), (12, 7)]
+    assert "segmentation" not in results[0]
+    assert "bbox" not in masks[0]
+    assert images["images"] == [{"id": 12, "file_name": "a.jpg", "height": 30, "width": 50}]
+    assert [kind["id"] for kind in images["categories"]] == [3, 7]
     assert Image.open(tmp_path / "pictures" / "a.png").size == (800, 480)

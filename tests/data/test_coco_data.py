@@ -11,9 +11,15 @@ from pycocotools.coco import COCO
 
 from lk_downstream.data import Coco, DetectionData, Synthetic
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS, bright_palette
-from lk_downstream.data.coco_index import read_categories, read_index, run_lengths
+from lk_downstream.data.coco_file import load_content
+from lk_downstream.data.coco_index import make_index, read_categories, run_lengths
+from lk_downstream.data.detection import KEYS
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco_truth import check_outlines, load_annotations
+
+
+def read_index(path):
+    return make_index(path, *load_content(path, **KEYS))
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +181,8 @@ def test_broken_masks(tmp_path, outline, sentence):
 @pytest.mark.parametrize(
     ("annotation", "sentence"),
     [
-        ({"category_id": 4}, r"annotation 10 has category_id 4, which categories does not list \(it has 3, 9\)"),
-        ({"image_id": 2}, "annotation 10 is of image_id 2, which images lacks"),
+        ({"category_id": 4}, r"no annotation has a category_id that categories lists \(it lists 3, 9; the annot"),
+        ({"image_id": 2}, "no annotation has an image_id that images lists"),
         ({"bbox": [1, 2, 3]}, r"annotation 10 has the bbox \[1, 2, 3\], which is not \[x, y, width, height\]"),
         ({"bbox": [1, 2, None, 3]}, "annotation 10 has the bbox"),
         ({"bbox": [1, 2, float("nan"), 3]}, r"annotation 10 has the bbox \[1, 2, nan, 3\]"),
@@ -196,7 +202,7 @@ def test_wrong_annotations(tmp_path, annotation, sentence):
     ("text", "sentence"),
     [
         ("[1, 2]", "no list images and no list annotations and no list categories"),
-        ('{"images": []}', "no list annotations and no list categories"),
+        ('{"images": []}', "no list categories"),
         ('{"images": [', "it is not JSON"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "entry 0 of images"),
         ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
@@ -228,7 +234,7 @@ def test_missing_and_wrong_pictures(tmp_path):
     with pytest.raises(InputError, match=r"1.png is 30 x 40 .*, but .*json says 40 x 30 of picture 1"):
         dataset[0]
     (tmp_path / "val2017" / "7.png").unlink()
-    with pytest.raises(InputError, match=r"lists 2 pictures, 1 of which are missing, the first is \S+7.png \(id 7\)"):
+    with pytest.raises(InputError, match=r"lists 2 images, 1 of which are missing, the first is \S+7.png \(id 7\)"):
         len(Coco("val", tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -98,7 +99,12 @@ def test_pictures_to_predict_on(root):
     data = make(root, predict=str(root / "val2017"))
     batches = list(data.predict_dataloader())
     assert len(batches) == 5
-    assert batches[0]["target"][0].keys() == {"original_size"}
+    assert batches[0]["target"][0].keys() == {"original_size", "image_id", "file_name"}
+    assert [batch["target"][0]["image_id"] for batch in batches] == make(root).val_data.index.image_ids
+    (root / "elsewhere").mkdir()
+    shutil.copy(next((root / "val2017").iterdir()), root / "elsewhere" / "other.jpg")
+    (alone,) = make(root, predict=str(root / "elsewhere")).predict_dataloader()
+    assert (alone["target"][0]["image_id"], alone["target"][0]["file_name"]) == (1, "other.jpg")
     assert batches[0]["size"].tolist() == [[80, 120]]
     with pytest.raises(InputError, match=r"set data\.predict"):
         make(root).predict_dataloader()

@@ -25,6 +25,7 @@ from lk_downstream.commands import run
 from lk_downstream.data import Coco, Synthetic
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco import FIGURES
+from lk_downstream.metrics.coco_results import score_file
 from lk_downstream.tasks import Detection, load_task
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,9 @@ def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_
     expected = [row["bbox"] for row in written if row["image_id"] == 500001]
     assert [row["bbox"] for row in rows] == [pytest.approx(box, abs=1e-3) for box in expected]
     assert {row["class"] for row in rows} <= set(cli.model.classes)
+    for kind in kinds:  # the same as evaluated, by the ids of the annotation file
+        again = score_file(root / "annotations/instances_val2017.json", files / f"results.{kind}.json").figures
+        assert again["AP"] == pytest.approx(cli.trainer.callback_metrics[f"val/{kind}_AP"].item(), abs=1e-3)
     assert all(("segmentation" in row) == (len(kinds) == 2) for row in rows)
 
     task = load_task(checkpoint)
