@@ -48,7 +48,7 @@ CLASSES = frozenset(
     f"{module}.{name}"
     for module, names in {
         "lk_downstream": "create_backbone create_classifier",
-        "lk_downstream.tasks": "Classification Detection Segmentation",
+        "lk_downstream.tasks": "Classification Detection MultiLabelClassification Segmentation",
         "lk_downstream.tasks.losses": "Dice Focal Lovasz OHEM PixelCrossEntropy SumOfLosses",
         "lk_downstream.heads": "DecodeHead FCNHead UPerHead",
         "lk_downstream.detectors": "CascadeMaskRCNN CascadeRCNN FCOS FasterRCNN MaskRCNN RetinaNet",
@@ -162,6 +162,20 @@ def read_json(path: str | os.PathLike) -> Any:
     data = read_bytes(path)
     try:
         return json.loads(data)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
+
+
+def read_json_lines(path: str | os.PathLike) -> list[Any]:
+    """The values of a text file with one of JSON a line, in UTF-8.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        InputError: As :func:`read_bytes`.
+        ValueError: It is not JSON; the message says where.
+    """
+    try:
+        return [json.loads(line) for line in read_bytes(path).decode("utf-8-sig").split("\n") if line.strip()]
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
 

@@ -1,5 +1,6 @@
 """Data sets, transforms, samplers and data modules. Nothing here knows of models."""
 
+from lk_downstream.data.class_table import ClassTable
 from lk_downstream.data.classification import ClassFolder, ImageNet, ImageNet22K
 from lk_downstream.data.classification_module import ClassificationData
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture
@@ -21,6 +22,7 @@ __all__ = [
     "ADE20K",
     "Cityscapes",
     "ClassFolder",
+    "ClassTable",
     "ClassificationData",
     "Coco",
     "CocoInstances",

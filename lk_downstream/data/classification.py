@@ -13,6 +13,8 @@ from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 
 from lk_downstream.data import synthetic_layouts
+from lk_downstream.data.imagenet_labels import read_labels
+from lk_downstream.data.pairing import placed
 from lk_downstream.data.reading import find_pictures, read_picture
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
@@ -36,10 +38,18 @@ class ClassFolder(Dataset):
     """
 
     orientation = True  # whether pictures are turned as their EXIF data say
+    multilabel = False  # whether items have ``labels``, a vector of 0 and 1
+    flat_hint = ", or give their labels in a table (ClassTable)"
+    known: tuple[str, ...] | None = None  # classes that are given, in the order of their labels
 
     def __init__(self, split: str, root: str, folder: str = "{split}"):
-        self.root, self.split = Path(root), split
-        self.folder = self.root / folder.format(split=split)
+        self.root, self.split = Path(root).expanduser(), split
+        self.folder = self.root / placed("folder", folder, split)
+
+    @property
+    def source(self) -> Path:
+        """What decides which pictures belong to the split."""
+        return self.folder
 
     @cached_property
     def found(self) -> tuple[str, ...]:
@@ -57,7 +67,7 @@ class ClassFolder(Dataset):
         if not folders:
             raise InputError(
                 f"{self.folder} holds no class folders: sort its pictures into one folder for each class, such as "
-                f"{self.folder / 'CLASS' / 'NAME.jpg'}"
+                f"{self.folder / 'CLASS' / 'NAME.jpg'}{self.flat_hint}"
             )
         self.check(folders)
         return tuple(folders)
@@ -68,7 +78,7 @@ class ClassFolder(Dataset):
     @property
     def class_folders(self) -> tuple[str, ...]:
         """Names of the class folders in the order of the labels."""
-        return self.found
+        return self.known or self.found
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +102,7 @@ class ClassFolder(Dataset):
         paths, counts = [], []
         for name in self.found:
             pictures = sorted(find_pictures(self.folder, name))
-            if not pictures:
+            if not pictures and not self.known:
                 raise InputError(
                     f"{self.folder / name} holds no picture: add pictures of this class, or remove the folder"
                 )
@@ -104,8 +114,9 @@ class ClassFolder(Dataset):
         return len(self.samples[1])
 
     def __getitem__(self, index: int) -> dict:
-        name, label = os.fsdecode(self.samples[0][index]), int(self.samples[1][index])
-        return {"image": read_picture(self.folder / name, self.orientation), "label": label, "name": name}
+        name, label = os.fsdecode(self.samples[0][index]), self.samples[1][index]
+        image = read_picture(self.folder / name, self.orientation)
+        return {"image": image, "label": label if self.multilabel else int(label), "name": name}
 
 
 class ImageNet(ClassFolder):
@@ -119,14 +130,27 @@ class ImageNet(ClassFolder):
         root: Folder of the data set.
         folder: Folder of a split below ``root``; ``{split}`` stands for the split.
         complete: Refuse a split that lacks some of the classes.
+        labels: A file below ``root`` with the labels of a split whose pictures lie in one folder, without class folders
+            (Kaggle's ``LOC_val_solution.csv``, ``val.txt``, or the authors' ground truth): see :func:`read_labels`.
+        synsets: A file below ``root`` with a WordNet id and the authors' number a line, for their ground truth.
     """
 
     orientation = False
+    flat_hint = ", or set labels to the file of their labels, such as LOC_val_solution.csv"
     subset = "imagenet-1k"
 
-    def __init__(self, split: str, root: str = "data/imagenet", folder: str = "{split}", complete: bool = True):
+    def __init__(
+        self,
+        split: str,
+        root: str = "data/imagenet",
+        folder: str = "{split}",
+        complete: bool = True,
+        labels: str | None = None,
+        synsets: str | None = None,
+    ):
         super().__init__(split, root, folder)
         self.complete = complete
+        self.labels, self.synsets = (self.root / name if name else None for name in (labels, synsets))
         info = ImageNetInfo(self.subset)
         self.wnids = tuple(info.label_names())
         self.names = distinct([text.split(", ")[0] for text in info.label_descriptions()], self.wnids)
@@ -145,6 +169,41 @@ class ImageNet(ClassFolder):
                 f"{self.folder} lacks {len(lacking)} of {len(known)} classes, such as {lacking[0]}: complete it, or "
                 "set data.dataset.complete to false"
             )
+
+    @cached_property
+    def flat(self) -> list[tuple[bytes, str]] | None:
+        """Path below the split's folder, and WordNet id, of every picture where there are no class folders.
+
+        Raises:
+            InputError: See :func:`read_labels`.
+        """
+        if self.labels is None or not self.folder.is_dir():
+            return None
+        with os.scandir(self.folder) as entries:
+            if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
+                return None
+        paths = sorted(path.removeprefix(b"./") for path in find_pictures(self.folder))
+        names = [os.fsdecode(path) for path in paths]
+        return list(zip(paths, read_labels(self.labels, names, self.wnids, self.synsets)))
+
+    @cached_property
+    def found(self) -> tuple[str, ...]:
+        """WordNet ids of the classes that there are, sorted; see :attr:`ClassFolder.found`."""
+        if self.flat is None:
+            return super().found
+        folders = tuple(sorted({wnid for _, wnid in self.flat}))
+        self.check(folders)
+        return folders
+
+    @cached_property
+    def samples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Path and label of every picture, see :attr:`ClassFolder.samples`."""
+        if self.flat is None:
+            return super().samples
+        assert self.found  # checked
+        labels = {wnid: label for label, wnid in enumerate(self.wnids)}
+        paths, wnids = zip(*self.flat)
+        return np.array(paths, dtype=np.bytes_), np.array([labels[wnid] for wnid in wnids], dtype="i4")
 
     @property
     def class_folders(self) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from lk_downstream.data.classes import default_palette
@@ -17,7 +19,8 @@ from lk_downstream.errors import InputError, near_names, some
 class ClassificationData(DataModule):
     """Pictures of one size with a label, augmented as by the papers for training, resized as by them for evaluation.
 
-    A batch is ``{"image": uint8 (N, 3, size, size), "label": int64 (N,), "name": list}``. Images stay uint8: the task
+    A batch is ``{"image": uint8 (N, 3, size, size), "label": int64 (N,), "name": list}``; of pictures with several
+    labels (:class:`ClassTable`) it has ``labels`` float32 (N, classes) of 0 and 1. Images stay uint8: the task
     normalises them, and erases and mixes them, which is done on whole batches on the device.
 
     Args:
@@ -41,6 +44,9 @@ class ClassificationData(DataModule):
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
+
+    Attributes:
+        multilabel: Whether a picture may have several labels.
     """
 
     collate_train = collate_val = staticmethod(collate_pictures)
@@ -75,11 +81,12 @@ class ClassificationData(DataModule):
         self.train_data = dataset(train_split)
         self.val_data = dataset(val_split) if val_split else None
         # The classes of a folder are its folders; for an evaluation alone those of its split are enough.
-        known = self.train_data if self.val_data is None or self.train_data.folder.is_dir() else self.val_data
+        known = self.train_data if self.val_data is None or self.train_data.source.exists() else self.val_data
         self.classes, self.palette = known.classes, default_palette(len(known.classes))
-        if len(self.classes) == 1:
+        self.multilabel = known.multilabel
+        if len(self.classes) == 1 and not self.multilabel:
             raise InputError(
-                f"{known.folder} holds a single class folder, {self.classes[0]}, so that there is nothing to tell "
+                f"{known.source} holds a single class folder, {self.classes[0]}, so that there is nothing to tell "
                 "apart: it has to hold one for each class, two or more"
             )
         self.train_transform = TrainingPicture(size, tuple(scale), tuple(ratio), flip, auto_augment, color_jitter)
@@ -99,11 +106,18 @@ class ClassificationData(DataModule):
         if stage in (None, "fit"):
             len(self.train_data)
             if self.val_data is not None:
-                self._warn_of_same(self.train_data.folder, self.val_data.folder)
+                self._warn_of_same(self.train_data.source, self.val_data.source)
             self.train_set = Transformed(self.train_data, self.train_transform)
         if stage in (None, "fit", "validate") and self.val_data is not None:
-            if self.train_data.folder.is_dir():
-                refuse_other_classes(self.train_data, self.val_data)
+            if self.train_data.source.exists():
+                share_classes(self.train_data, self.val_data)
+                absent = absent_classes(self.train_data, self.val_data)
+                if absent and self._rank == 0:
+                    warnings.warn(
+                        f"{self.val_data.source} has no pictures of {len(absent)} of {len(self.classes)} classes "
+                        f"({some(absent, 3)}), which are trained but not evaluated",
+                        stacklevel=2,
+                    )
             len(self.val_data)
             self.val_set = Transformed(self.val_data, self.val_transform)
 
@@ -116,12 +130,25 @@ class ClassificationData(DataModule):
         return Transformed(super().predict_data(), self.val_transform)
 
 
-def refuse_other_classes(train: ClassFolder, val: ClassFolder) -> None:
-    """Raise an InputError if the class folders of two splits differ, which one of them and how."""
-    for one, other in ((train, val), (val, train)):
-        if only := sorted(set(one.found) - set(other.found)):
-            hint = near_names(only[0], set(other.found) - set(one.found))
-            raise InputError(
-                f"{one.folder} has class folders that {other.folder} lacks, {len(only)} of {len(one.found)} "
-                f"({some(only, 3)}): both splits need the same class folders{hint}"
-            )
+def share_classes(train: ClassFolder, val: ClassFolder) -> None:
+    """Give the validation split the classes of the training split, some of which it may lack.
+
+    Raises:
+        InputError: It has a class that the training split lacks.
+    """
+    if only := sorted(set(val.found) - set(train.found)):
+        hint = near_names(only[0], set(train.found) - set(val.found))
+        raise InputError(
+            f"{val.source} has classes that {train.source} lacks, {len(only)} of {len(val.found)} ({some(only, 3)}): "
+            f"what is evaluated has to be trained on{hint}"
+        )
+    val.known = train.class_folders
+
+
+def absent_classes(train: ClassFolder, val: ClassFolder) -> list[str]:
+    """Names of the classes of the training split that no validation picture has."""
+    labels, number = val.samples[1], len(train.classes)
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=number)
+    trained = set(train.found)
+    pairs = zip(train.classes, train.class_folders, counts)
+    return [name for name, folder, count in pairs if not count and folder in trained]

@@ -138,10 +138,13 @@ def from_pil(picture: Image.Image) -> torch.Tensor:
 def collate_pictures(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples of one size -> ``{"image": uint8 (N, 3, H, W), "label": int64 (N,), "name": list}``.
 
-    The pictures are in channels-last order, in which they come and are used.
+    Where samples have ``labels``, float32 (classes,), so has the batch, (N, classes). The pictures are in channels-last
+    order, in which they come and are used.
     """
     images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
     batch = {"image": images, "name": [sample["name"] for sample in samples]}
     if "label" in samples[0]:
         batch["label"] = torch.tensor([sample["label"] for sample in samples])
+    if "labels" in samples[0]:
+        batch["labels"] = torch.stack([sample["labels"] for sample in samples])
     return batch

@@ -4,6 +4,7 @@ from lk_downstream.tasks.base import Task
 from lk_downstream.tasks.classification import Classification
 from lk_downstream.tasks.detection import Detection
 from lk_downstream.tasks.loading import load_task
+from lk_downstream.tasks.multilabel import MultiLabelClassification
 from lk_downstream.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "Detection", "Segmentation", "Task", "load_task"]
+__all__ = ["Classification", "Detection", "MultiLabelClassification", "Segmentation", "Task", "load_task"]

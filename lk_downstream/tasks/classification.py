@@ -41,6 +41,7 @@ class Classification(Task):
         compile: Compile the network with ``torch.compile``.
     """
 
+    multilabel = False  # whether batches have ``labels``, a vector of 0 and 1 for each picture
     monitor = "val/top1"
     own_callbacks = (ClassificationPlots, ClassificationFiles)
 
@@ -85,6 +86,13 @@ class Classification(Task):
             raise InputError(
                 f"the weights of model.backbone lack {self.backbone.missing[0]} for {len(self.classes)} classes, "
                 "without which the model cannot be evaluated: give weights for these classes, or train first"
+            )
+        if getattr(self.trainer.datamodule, "multilabel", self.multilabel) != self.multilabel:
+            one, several = "Classification", "MultiLabelClassification"
+            raise InputError(
+                f"the data have several labels a picture: set model to {several}"
+                if not self.multilabel
+                else f"the data have one label a picture: set model to {one}, or data.dataset.separator"
             )
         super().setup(stage)
 

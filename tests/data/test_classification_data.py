@@ -121,17 +121,23 @@ def test_a_split_that_is_not_there(tmp_path):
         len(ClassFolder("val", folders(tmp_path, train__ants=1, valid__ants=1)))
 
 
-@pytest.mark.parametrize("place", ["train__wasps", "val__wasps"])
-def test_a_class_list_that_differs_between_the_splits(tmp_path, place):
-    module = data(folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__bees=1, **{place: 1}))
-    one, other = ("train", "val") if place.startswith("train") else ("val", "train")
-    with pytest.raises(InputError, match=rf"{one} has class folders that .*{other} lacks, 1 of 3 \(wasps\)"):
+def test_a_class_that_the_training_lacks_is_refused(tmp_path):
+    module = data(folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__bees=1, val__wasps=1))
+    with pytest.raises(InputError, match=r"val has classes that .*train lacks, 1 of 3 \(wasps\)"):
         module.setup("fit")
+
+
+@pytest.mark.parametrize("others", [{}, {"val__bees": 0}], ids=["absent", "empty"])
+def test_a_class_that_only_the_training_has(tmp_path, others):
+    module = data(folders(tmp_path, train__ants=2, train__bees=2, train__wasps=2, val__ants=1, val__wasps=1, **others))
+    with pytest.warns(UserWarning, match=r"val has no pictures of 1 of 3 classes \(bees\), which are trained but not"):
+        module.setup("fit")
+    assert [item["label"] for item in map(module.val_data.__getitem__, range(2))] == [0, 2]
 
 
 def test_a_misspelt_class_folder(tmp_path):
     module = data(folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__Bees=1))
-    with pytest.raises(InputError, match=r"lacks, 1 of 2 \(bees\).*did you mean 'Bees'"):
+    with pytest.raises(InputError, match=r"lacks, 1 of 2 \(Bees\).*did you mean 'bees'"):
         module.setup("fit")
 
 

@@ -16,7 +16,8 @@ SIZE = {"height": 8, "width": 10}
 def tree(root, kind, annotations, **others):
     (root / "train2017").mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(root / "train2017/1.jpg")
-    content = {"images": [{"id": 1, "file_name": "1.jpg", **SIZE}], "categories": CATEGORIES, "annotations": annotations}
+    images = [{"id": 1, "file_name": "1.jpg", **SIZE}]
+    content = {"images": images, "categories": CATEGORIES, "annotations": annotations}
     path = root / f"annotations/{kind}_train2017.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content | others), encoding="utf-8")
@@ -76,7 +77,7 @@ def test_panoptic(tmp_path):
 def test_panoptic_files_that_are_wrong(tmp_path):
     with pytest.raises(InputError, match=r"1\.png has segments that .* does not list \(ids 300\)"):
         panoptic(tmp_path, SEGMENTS[:2])[0]
-    with pytest.raises(InputError, match="no panoptic annotation file of COCO .KeyError: 9"):
+    with pytest.raises(InputError, match=r"no panoptic annotation file of COCO .KeyError: 9"):
         len(panoptic(tmp_path, [{"id": 1, "category_id": 9}]))
     with pytest.raises(InputError, match=r"segments_info.*did you mean 'CocoInstances'"):
         len(panoptic(tmp_path, annotations=[square(1, 3, 1, 1, 2)]))
