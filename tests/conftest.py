@@ -37,7 +37,7 @@ def without_figures(monkeypatch):
     picture = np.zeros((2, 2, 3), dtype=np.uint8)
     for name in (
         *("curves.draw_curves", "classification_plots.reliability_diagram", "classification_plots.draw_pairs"),
-        *("pictures.segmentation_grid", "curves.write_picture", "figures.write_picture"),
+        *("pictures.segmentation_grid", "curves.write_picture", "figures.write_picture", "confusion.draw_matrix"),
     ):
         monkeypatch.setattr(f"lk_downstream.callbacks.{name}", lambda *args, **options: picture)
 

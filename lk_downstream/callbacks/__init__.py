@@ -4,9 +4,11 @@ from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import CheckpointFiles, Checkpoints
 from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.classification_plots import ClassificationPlots
+from lk_downstream.callbacks.confusion import ConfusionMatrix
 from lk_downstream.callbacks.curves import Curves, plot_run
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.freezing import FreezeBackbone
+from lk_downstream.callbacks.per_image import ClassificationPerImage, DetectionPerImage, SegmentationPerImage
 from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
 from lk_downstream.callbacks.progress import RunProgress
@@ -19,15 +21,19 @@ __all__ = [
     "CheckpointFiles",
     "Checkpoints",
     "ClassificationFiles",
+    "ClassificationPerImage",
     "ClassificationPlots",
+    "ConfusionMatrix",
     "Curves",
     "DetectionFiles",
+    "DetectionPerImage",
     "DetectionPictures",
     "DynamicSparsity",
     "FreezeBackbone",
     "RunProgress",
     "RunReport",
     "SegmentationFiles",
+    "SegmentationPerImage",
     "SegmentationPictures",
     "Stopping",
     "plot_run",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lk_downstream.callbacks.report import write_json
+from lk_downstream.callbacks.tables import write_table
 from lk_downstream.machine import shown_path
 
 
@@ -54,14 +55,9 @@ class ClassificationFiles(L.Callback):
         table, listing = (self.folder / f"predictions{mark}.{suffix}" for suffix in ("csv", "json"))
         write_json(listing, self.rows)
         ranks = range(1, 1 + max((len(row["scores"]) for row in self.rows), default=0))
-        part = table.with_suffix(".csv.part")
-        with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file)
-            writer.writerow(["name", *(f"{what}{rank}" for rank in ranks for what in ("class", "score"))])
-            for row in self.rows:
-                pairs = zip(row["classes"], (f"{score:.6f}" for score in row["scores"]))
-                writer.writerow([row["name"], *(value for pair in pairs for value in pair)])
-        part.replace(table)
+        heading = ["name", *(f"{what}{rank}" for rank in ranks for what in ("class", "score"))]
+        pairs = ([row["name"], *itertools.chain(*zip(row["classes"], row["scores"]))] for row in self.rows)
+        write_table(table, heading, pairs)
         if trainer.is_global_zero:
             console = Console(soft_wrap=True)
             for row in self.rows[: self.shown]:

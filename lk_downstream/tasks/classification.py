@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Classifier
-from lk_downstream.callbacks import ClassificationFiles, ClassificationPlots
+from lk_downstream.callbacks import ClassificationFiles, ClassificationPerImage, ClassificationPlots, ConfusionMatrix
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import ClassificationMetric, confused_pairs
 from lk_downstream.metrics.classification import MEANS
@@ -43,7 +43,7 @@ class Classification(Task):
 
     multilabel = False  # whether batches have ``labels``, a vector of 0 and 1 for each picture
     monitor = "val/top1"
-    own_callbacks = (ClassificationPlots, ClassificationFiles)
+    own_callbacks = (ClassificationPlots, ConfusionMatrix, ClassificationPerImage, ClassificationFiles)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
-from lk_downstream.callbacks import DetectionFiles, DetectionPictures
+from lk_downstream.callbacks import DetectionFiles, DetectionPerImage, DetectionPictures
 from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
@@ -43,7 +43,7 @@ class Detection(Task):
     """
 
     monitor = "val/bbox_AP"
-    own_callbacks = (DetectionPictures, DetectionFiles)
+    own_callbacks = (DetectionPictures, DetectionPerImage, DetectionFiles)
 
     # No default for `detector`: with one, the arguments of its class would be kept when another class is chosen.
     def __init__(

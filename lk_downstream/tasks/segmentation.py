@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
-from lk_downstream.callbacks import SegmentationFiles, SegmentationPictures
+from lk_downstream.callbacks import ConfusionMatrix, SegmentationFiles, SegmentationPerImage, SegmentationPictures
 from lk_downstream.data.transforms import resize_image
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.inference import Inference, Whole
@@ -47,7 +47,7 @@ class Segmentation(Task):
 
     figures = ("mIoU", "mAcc", "aAcc", "mF1", "mPrecision")
     monitor = "val/mIoU"
-    own_callbacks = (SegmentationPictures, SegmentationFiles)
+    own_callbacks = (SegmentationPictures, ConfusionMatrix, SegmentationPerImage, SegmentationFiles)
 
     def __init__(
         self,

@@ -77,6 +77,6 @@ def test_one_folder(kind, tmp_path, monkeypatch):
     assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["last"]["step"] == 2  # no interval was over
     if kind == "OwnFolder":
         assert (run / "own.txt").exists()
-        assert OwnFolder.made[-1].images == [("val/predictions", 3)]
+        assert OwnFolder.made[-1].images == [("val/predictions", 3), ("val/confusion_matrix", 3)]
     elif kind in needed:
         assert list((run / {"WandbLogger": "wandb"}.get(kind, "mlruns")).rglob("*.png"))

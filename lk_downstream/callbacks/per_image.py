@@ -1,0 +1,179 @@
+"""Figures of each validation image, the worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lk_downstream.callbacks.tables import write_table
+from lk_downstream.detectors.boxes import area, iou
+
+FILE = "per_image.csv"
+Row = dict[str, Any]
+
+
+class PerImage(L.Callback):
+    """Writes ``per_image.csv`` to the run's folder at each validation: a row for each image of all processes.
+
+    The images with the lowest figure in the second column come first, those that have none last. A subclass gives the
+    rows.
+    """
+
+    def __init__(self):
+        self.rows: list[Row] = []
+
+    def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
+        """The rows of a batch: ``name``, the figure that they are sorted by, and others; the same keys in each."""
+        raise NotImplementedError
+
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Forget the last validation's."""
+        self.rows = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: dict[str, Any],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure the images of a batch."""
+        if not trainer.sanity_checking:
+            self.rows += self.measure(task, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Gather the rows once, and write them on the first process."""
+        if trainer.sanity_checking:
+            return
+        folder = trainer.log_dir  # asks all processes
+        parts: list[Any] | None = [self.rows]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size if trainer.is_global_zero else None
+            dist.gather_object(self.rows, parts, dst=0)
+        self.rows = []
+        if not trainer.is_global_zero or not folder or trainer.fast_dev_run:
+            return
+        rows = [row for part in parts for row in part]
+        if rows:
+            heading = list(rows[0])
+            key = heading[1]
+            rows.sort(key=lambda row: (math.isnan(row[key]), row[key], row["name"]))
+            write_table(Path(folder) / FILE, heading, ([row[name] for name in heading] for row in rows))
+
+
+class SegmentationPerImage(PerImage):
+    """Mean IoU over the classes of each image, accuracy, and its worst class, see :class:`PerImage`."""
+
+    def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
+        """Of images that have labels."""
+        number = len(task.classes)
+        for name, prediction, mask in zip(batch["name"], outputs["prediction"], batch["mask"]):
+            # Rows are all 256 values that a truth can have, as in the metric, which refuses those that are no class.
+            index = mask.flatten().to(torch.int32).mul_(number).add_(prediction.flatten())
+            matrix = index.bincount(minlength=256 * number).view(256, number)[:number].cpu().double()
+            correct = matrix.diagonal()
+            values = correct / (matrix.sum(0) + matrix.sum(1) - correct)
+            known = values.nan_to_num(math.inf)
+            worst = int(known.argmin())
+            yield {
+                "name": name,
+                "mIoU": values.nanmean().item(),
+                "aAcc": (correct.sum() / matrix.sum()).item(),
+                "worst class": "" if math.isinf(known[worst]) else task.classes[worst],
+                "its IoU": values[worst].item(),
+                "unlabelled": 1 - matrix.sum().item() / mask.numel(),
+            }
+
+
+class ClassificationPerImage(PerImage):
+    """Probability of the true class, loss, truth and prediction of each image, see :class:`PerImage`."""
+
+    def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
+        """None of a robustness evaluation, where images of many corruptions share a name."""
+        if "part" in batch:
+            return
+        logits, labels = outputs["prediction"].float(), batch["label"]
+        losses = -logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
+        columns = (losses.neg().exp(), losses, labels, logits.argmax(1))
+        for name, *values in zip(batch["name"], *(column.tolist() for column in columns)):
+            probability, loss, label, prediction = values
+            yield {
+                "name": name,
+                "probability": probability,
+                "loss": loss,
+                "truth": task.classes[label],
+                "prediction": task.classes[prediction],
+            }
+
+
+class DetectionPerImage(PerImage):
+    """Objects that are found and missed in each image, see :class:`PerImage`.
+
+    Detections of a score of at least ``score`` are matched, the best first, to objects of their class that they overlap
+    by an IoU of at least ``overlap``. F1 is twice the matched over objects and detections together. A detection that
+    lies in a crowd region of its class is neither right nor wrong.
+
+    Args:
+        score: Least score of a detection.
+        overlap: Least IoU of a match.
+    """
+
+    def __init__(self, score: float = 0.5, overlap: float = 0.5):
+        super().__init__()
+        self.score, self.overlap = score, overlap
+
+    def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
+        """By the boxes."""
+        for name, size, found, target in zip(batch["name"], batch["size"], outputs["prediction"], batch["target"]):
+            height, width = target["original_size"].tolist()
+            scale = torch.tensor([width / size[1].item(), height / size[0].item()] * 2)
+            boxes = target["boxes"].as_subclass(Tensor).float().cpu() * scale  # as the detections, in original pixels
+            truth = {"boxes": boxes, "labels": target["labels"].cpu(), "iscrowd": target["iscrowd"].cpu()}
+            found = {key: found[key].cpu() for key in ("boxes", "scores", "labels")}
+            objects, matched, wrong = self.match(found, truth)
+            total = objects + matched + wrong
+            yield {
+                "name": name,
+                "F1": 2 * matched / total if total else math.nan,
+                "objects": objects,
+                "matched": matched,
+                "missed": objects - matched,
+                "wrong": wrong,
+            }
+
+    def match(self, found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[int, int, int]:
+        """How many objects an image has, how many are found, and how many detections are none of them.
+
+        Args:
+            found: ``boxes`` (K, 4), ``scores`` and ``labels`` (K,).
+            truth: ``boxes`` (G, 4) in the same pixels, ``labels`` and ``iscrowd`` (G,).
+        """
+        order = found["scores"].argsort(descending=True, stable=True)
+        order = order[found["scores"][order] >= self.score]
+        boxes, labels = found["boxes"][order].float(), found["labels"][order]
+        crowd = truth["iscrowd"].bool()
+        same = labels[:, None] == truth["labels"]
+        overlaps = iou(boxes[:, None], truth["boxes"]).where(same & ~crowd, 0.0)
+        matched = wrong = 0
+        for place, row in enumerate(overlaps):
+            if len(row) and row.max() >= self.overlap:
+                overlaps[:, row.argmax()] = 0  # each object once
+                matched += 1
+            else:
+                wrong += not _within(boxes[place], truth["boxes"][same[place] & crowd], self.overlap)
+        return int((~crowd).sum()), matched, wrong
+
+
+def _within(box: Tensor, regions: Tensor, share: float) -> bool:
+    """Whether so much of a box (4,) lies in one of the regions (G, 4)."""
+    inner = torch.minimum(box[2:], regions[:, 2:]) - torch.maximum(box[:2], regions[:, :2])
+    return bool((inner.clamp(min=0).prod(1) >= share * area(box)).any())

@@ -1,0 +1,122 @@
+"""Tables of a validation: each image, the worst first, and the confusion matrix; the same under several processes."""
+
+import csv
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from processes import in_two_processes
+
+from lk_downstream.callbacks import ClassificationPerImage, ConfusionMatrix, DetectionPerImage, SegmentationPerImage
+from lk_downstream.callbacks.confusion import draw_matrix
+
+CLASSES = ("a", "b", "c")
+
+
+def trainer(folder, rank=0, world=1):
+    return SimpleNamespace(
+        log_dir=str(folder), global_rank=rank, world_size=world, is_global_zero=rank == 0, sanity_checking=False,
+        fast_dev_run=False, loggers=[],
+    )  # fmt: skip
+
+
+def table(folder, name="per_image.csv"):
+    with open(folder / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def validate(callback, run, batches):
+    task = SimpleNamespace(classes=CLASSES)
+    callback.on_validation_start(run, task)
+    for number, (outputs, batch) in enumerate(batches):
+        callback.on_validation_batch_end(run, task, outputs, batch, number)
+    callback.on_validation_epoch_end(run, task)
+
+
+def segmentations():
+    good, bad = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
+    truth = torch.tensor([[[0, 0, 1, 255]]], dtype=torch.uint8)
+    masks = {"good": (good, truth), "bad": (bad, truth), "empty": (good, torch.full_like(truth, 255))}
+    return [({"prediction": p.byte()}, {"name": [name], "mask": mask}) for name, (p, mask) in masks.items()]
+
+
+def test_segmentation(tmp_path):
+    validate(SegmentationPerImage(), trainer(tmp_path), segmentations())
+    worst, best, empty = table(tmp_path)
+    assert [row["name"] for row in (worst, best, empty)] == ["bad", "good", "empty"]
+    assert (worst["mIoU"], worst["worst class"], worst["its IoU"], worst["aAcc"]) == (
+        "0.500000", "a", "0.500000", "0.666667",
+    )  # fmt: skip
+    assert (best["mIoU"], best["unlabelled"]) == ("1.000000", "0.250000")
+    assert (empty["mIoU"], empty["worst class"], empty["unlabelled"]) == ("", "", "1.000000")
+
+
+def test_classification(tmp_path):
+    logits = torch.tensor([[2.0, 0, 0], [0.0, 3, 0], [9.0, 0, 0]])
+    batch = {"name": ["x", "y", "z"], "label": torch.tensor([0, 0, 0])}
+    validate(ClassificationPerImage(), trainer(tmp_path), [({"prediction": logits}, batch)])
+    rows = table(tmp_path)
+    assert [row["name"] for row in rows] == ["y", "x", "z"]
+    probability = 1 / (2 + math.exp(3))
+    assert float(rows[0]["probability"]) == pytest.approx(probability, abs=1e-6)
+    assert float(rows[0]["loss"]) == pytest.approx(-math.log(probability), abs=1e-6)
+    assert (rows[0]["truth"], rows[0]["prediction"]) == ("a", "b")
+
+
+def test_detection(tmp_path):
+    """Two objects, a crowd; found are one of them twice, a box of another class, one of low score, one in the crowd."""
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 20, 20], [40, 40, 60, 60], [100, 100, 200, 200]]),  # resized by 2
+        "labels": torch.tensor([0, 1, 0]),
+        "iscrowd": torch.tensor([False, False, True]),
+        "original_size": torch.tensor([120, 110]),
+    }
+    found = {
+        "boxes": torch.tensor([[0, 0, 10, 9], [0, 0, 9, 10], [20, 20, 30, 30], [20, 20, 30, 30], [60, 60, 70, 70]]),
+        "scores": torch.tensor([0.9, 0.8, 0.7, 0.1, 0.6]),
+        "labels": torch.tensor([0, 0, 2, 1, 0]),
+    }
+    batch = {"name": ["n"], "size": torch.tensor([[240, 220]]), "target": [target]}
+    validate(DetectionPerImage(), trainer(tmp_path), [({"prediction": [found]}, batch)])
+    (row,) = table(tmp_path)
+    assert (row["objects"], row["matched"], row["missed"], row["wrong"]) == ("2", "1", "1", "2")
+    assert float(row["F1"]) == pytest.approx(2 / 5)
+    nothing = {key: value[:0] for key, value in found.items()}
+    assert DetectionPerImage().match(nothing, target) == (2, 0, 0)
+    assert DetectionPerImage().match(found, {key: value[:0] for key, value in target.items()}) == (0, 0, 4)
+
+
+def _share(rank, folder):
+    dist.init_process_group("gloo")
+    validate(SegmentationPerImage(), trainer(folder / "two", rank, 2), segmentations()[rank::2])
+    dist.destroy_process_group()
+
+
+def test_two_processes_write_what_one_does(tmp_path):
+    validate(SegmentationPerImage(), trainer(tmp_path / "one"), segmentations())
+    in_two_processes(_share, tmp_path)
+    assert table(tmp_path / "one") == table(tmp_path / "two")
+    assert len(table(tmp_path / "two")) == 3
+
+
+def test_confusion_matrix(tmp_path):
+    matrix = torch.tensor([[5, 3, 0], [7, 1, 0], [0, 0, 0]])
+    task = SimpleNamespace(classes=("a", "b, $x$", "c"), confusion=matrix, results={"summary": {}})
+    ConfusionMatrix().on_validation_end(trainer(tmp_path), task)
+    first, second, _ = table(tmp_path, "confusion_matrix.csv")
+    assert first == {"truth": "a", "a": "5", "b, $x$": "3", "c": "0"}
+    assert second["truth"] == "b, $x$"
+    assert (tmp_path / "confusion_matrix.png").is_file()
+    task.results = {}  # of a robustness evaluation
+    ConfusionMatrix().on_validation_end(trainer(tmp_path / "none"), task)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("number", [1, 70])
+def test_a_drawing_of_any_number_of_classes(number):
+    picture = draw_matrix(np.eye(number, dtype=int), [str(index) for index in range(number)])
+    assert picture.dtype == np.uint8
+    assert draw_matrix(np.zeros((number, number), int), ["x"] * number).ndim == 3
