@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
-from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.module import DataModule
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names, some
 

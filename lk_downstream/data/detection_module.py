@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
+from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
-from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS

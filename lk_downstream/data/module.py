@@ -4,124 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lk_downstream import machine
+from lk_downstream.data.batches import Collate, InSharedMemory, collate, collate_evaluation
 from lk_downstream.data.classes import Palette
+from lk_downstream.data.left_out import Drawn, LeftOut, WithLeftOut
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
-from lk_downstream.errors import DamagedFile, InputError
+from lk_downstream.errors import InputError
 from lk_downstream.stopping import end_loaders_at_exit, leave_to_parent
-
-Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
-MOST_DAMAGED = 10  # images drawn in a row: then there is more wrong than single files
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: tensors stacked, everything else in a list.
-
-    Raises:
-        InputError: The pictures differ in size.
-    """
-    shapes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
-    if len(shapes) > 1:
-        (one, name), (other, other_name) = list(shapes.items())[:2]
-        raise InputError(
-            f"{name} is {one[1]} x {one[0]} and {other_name} is {other[1]} x {other[0]}: "
-            "pictures of different sizes cannot share a batch, set data.val_batch_size to 1"
-        )
-    batch: dict[str, Any] = {}
-    for key, first in samples[0].items():
-        values = [sample[key] for sample in samples]
-        if isinstance(first, torch.Tensor):
-            batch[key] = torch.stack([value.as_subclass(torch.Tensor).contiguous() for value in values])
-        else:
-            batch[key] = values
-    return batch
-
-
-def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of pictures at their own size, with ``size`` (N, 2), their height and width.
-
-    Raises:
-        InputError: The pictures differ in size.
-    """
-    return collate([{**sample, "size": torch.tensor(sample["image"].shape[-2:])} for sample in samples])
-
-
-class Transformed(Dataset):
-    """A data set whose items pass through a transform."""
-
-    def __init__(self, dataset: Dataset, transform: Callable[[dict[str, Any]], dict[str, Any]]):
-        self.dataset, self.transform = dataset, transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.transform(self.dataset[index])
-
-
-class Drawn(Dataset):
-    """A data set whose items are augmented by random numbers of their draw alone, see :class:`TrainingSampler`.
-
-    All generators of the process are seeded: those of Python, NumPy and PyTorch on the CPU.
-
-    Args:
-        dataset: Gives the items.
-        skip_damaged: Whether another item, which the draw alone decides, takes the place of one that cannot be read. It
-            then has ``left_out``, a sentence for each item that could not.
-    """
-
-    def __init__(self, dataset: Dataset, skip_damaged: bool = False):
-        self.dataset, self.skip_damaged = dataset, skip_damaged
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, item: tuple[int, Sequence[int]] | int) -> dict[str, Any]:
-        if isinstance(item, int):  # with overfit_batches Lightning puts a sampler of its own in the place of ours
-            return self.dataset[item]
-        index, draw = item
-        left_out: list[str] = []
-        while len(left_out) < MOST_DAMAGED:
-            seeds = np.random.SeedSequence((*draw, len(left_out)) if left_out else draw).generate_state(4).tolist()
-            random.seed(seeds[0])
-            np.random.seed(seeds[1])
-            torch.default_generator.manual_seed(seeds[2])
-            try:
-                sample = self.dataset[index]
-            except DamagedFile as error:
-                if not self.skip_damaged:
-                    raise
-                left_out.append(str(error))
-                index = seeds[3] % len(self.dataset)
-            else:
-                return {**sample, "left_out": left_out} if left_out else sample
-        raise InputError(f"{MOST_DAMAGED} images drawn in a row are damaged; the last: {left_out[-1]}")
-
-
-class WithLeftOut:
-    """Makes batches as another function does, with ``left_out`` of all samples where there is any."""
-
-    def __init__(self, collate_fn: Collate):
-        self.collate_fn = collate_fn
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of the samples."""
-        left_out = [sentence for sample in samples for sentence in sample.pop("left_out", ())]
-        batch = self.collate_fn(samples)
-        return {**batch, "left_out": left_out} if left_out else batch
 
 
 class DataModule(L.LightningDataModule):
@@ -143,7 +43,7 @@ class DataModule(L.LightningDataModule):
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
 
     Attributes:
-        left_out: A sentence for each file that this process has trained without.
+        left_out: The files that the training goes without.
         unreadable: A sentence for each image that this process could not predict on.
         classes: Names of the classes.
         palette: A colour (red, green, blue) for each class.
@@ -180,7 +80,7 @@ class DataModule(L.LightningDataModule):
                 raise InputError(f"data.{option} is {value}: it must be at least {smallest[option]}")
         self.batch_size, self.val_batch_size, self.repeat = batch_size, val_batch_size, repeat
         self.workers, self.predict, self.seed, self.skip_damaged = workers, predict, seed, skip_damaged
-        self.left_out: dict[str, None] = {}  # keeps the order
+        self.left_out = LeftOut()
         self.unreadable: list[str] = []
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
@@ -238,6 +138,8 @@ class DataModule(L.LightningDataModule):
         if self.trainer:
             sampler.resume(self.trainer.global_step)
         collate_train = WithLeftOut(self.collate_train) if self.skip_damaged else self.collate_train
+        if self.skip_damaged:
+            self.left_out.begin(self.trainer.log_dir if self.trainer else None)  # which asks all processes
         # A generator of its own, so that a pass takes nothing from that of the training.
         return DataLoader(
             Drawn(self.train_set, self.skip_damaged),
@@ -258,38 +160,31 @@ class DataModule(L.LightningDataModule):
             )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Note what a batch goes without, and say it at once."""
-        for sentence in batch.pop("left_out", ()) if isinstance(batch, dict) else ():
-            if sentence not in self.left_out:
-                warnings.warn(f"left out: {sentence}", stacklevel=2)
-                self.left_out[sentence] = None
+        """Note what a batch goes without."""
+        if isinstance(batch, dict):
+            self.left_out.note(batch.pop("left_out", ()))
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         """What was left out so far, so that a resumed run lists it too."""
-        return {"left_out": list(self.left_out)} if self.left_out else {}
+        sentences = self.left_out.all()
+        return {"left_out": sentences} if sentences else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with that list."""
-        self.left_out = dict.fromkeys(state_dict["left_out"])
+        self.left_out.sentences = dict.fromkeys(state_dict["left_out"])
 
     def teardown(self, stage: str) -> None:
         """List what the training went without, of all processes."""
         if stage != "fit" or not self.skip_damaged:
             return
-        parts, folder = [list(self.left_out)], None
-        if self._world_size == 1 or self.trainer.state.status != "interrupted":  # else the other processes may be gone
-            folder = self.trainer.log_dir if self.trainer else None
-            if self._world_size > 1:
-                parts = [None] * self._world_size
-                torch.distributed.all_gather_object(parts, list(self.left_out))
+        parts = [self.left_out.all()]
+        if self._world_size > 1 and self.trainer.state.status != "interrupted":  # else the others may be gone
+            parts = [None] * self._world_size  # of nodes that share no folder, too
+            torch.distributed.all_gather_object(parts, self.left_out.all())
         sentences = sorted({sentence for part in parts for sentence in part})
         if sentences and self._rank == 0:
-            print(f"trained without {len(sentences)} damaged files:", *sentences[:20], sep="\n  ")
-            if folder and Path(folder).is_dir():
-                path = Path(folder) / "left_out.txt"
-                path.write_text("\n".join(sentences) + "\n", encoding="utf-8")
-                print(f"all of them: {path}")
+            self.left_out.show(sentences)
 
     def val_dataloader(self) -> DataLoader:
         """Every validation picture once over all devices."""
@@ -323,7 +218,7 @@ class DataModule(L.LightningDataModule):
         if workers:
             end_loaders_at_exit()
         return {
-            "collate_fn": collate_fn,
+            "collate_fn": InSharedMemory(collate_fn),
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "worker_init_fn": leave_to_parent,

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import ConcatDataset
 
+from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_module import ClassificationData
 from lk_downstream.data.classification_transforms import collate_pictures
-from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.module import DataModule
 from lk_downstream.errors import InputError, near_names
 
 SEVERITIES = (1, 2, 3, 4, 5)

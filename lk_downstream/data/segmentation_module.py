@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+from lk_downstream.data.batches import Transformed
 from lk_downstream.data.check import doubts
-from lk_downstream.data.module import DataModule, Transformed
+from lk_downstream.data.module import DataModule
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.transforms import training_transform

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lk_downstream.data import ADE20K, Cityscapes, PictureFolder, SegmentationData, SegmentationFolder, Synthetic
-from lk_downstream.data.module import collate
+from lk_downstream.data.batches import collate
 from lk_downstream.errors import InputError
 
 SMALL = Synthetic(train=10, val=5, size=(48, 64))

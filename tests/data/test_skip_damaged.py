@@ -20,7 +20,8 @@ from lk_downstream.data import (
     SegmentationData,
     Synthetic,
 )
-from lk_downstream.data.module import Drawn, WithLeftOut, collate
+from lk_downstream.data.batches import collate
+from lk_downstream.data.left_out import Drawn, WithLeftOut
 from lk_downstream.errors import DamagedFile, InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
