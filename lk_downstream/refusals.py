@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lk_downstream import data, heads
 from lk_downstream.callbacks import Checkpoints
 from lk_downstream.data import DataModule
-from lk_downstream.inference import Inference
+from lk_downstream.inference import Inference, MultiScaleBoxes
 from lk_downstream.parser_errors import explain
 from lk_downstream.tasks import Task
 from lk_downstream.tasks.losses import PixelLoss, SumOfLosses
@@ -74,7 +74,7 @@ def one_line(error: Exception) -> str:
 
 def _classes() -> dict[str, str]:
     """Name of each class that a setting may call for -> how it is written there."""
-    bases = [Task, DataModule, Inference, PixelLoss, SumOfLosses, L.Callback, torch.optim.Optimizer]
+    bases = [Task, DataModule, Inference, MultiScaleBoxes, PixelLoss, SumOfLosses, L.Callback, torch.optim.Optimizer]
     bases += [torch.optim.lr_scheduler.LRScheduler]
     for base in bases:  # which grows
         bases += base.__subclasses__()

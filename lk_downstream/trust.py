@@ -52,7 +52,7 @@ CLASSES = frozenset(
         "lk_downstream.tasks.losses": "Dice Focal Lovasz OHEM PixelCrossEntropy SumOfLosses",
         "lk_downstream.heads": "DecodeHead FCNHead UPerHead",
         "lk_downstream.detectors": "CascadeMaskRCNN CascadeRCNN FCOS FasterRCNN MaskRCNN RetinaNet",
-        "lk_downstream.inference": "MultiScale Slide Whole",
+        "lk_downstream.inference": "MultiScale MultiScaleBoxes Slide Whole",
         "lk_downstream.optim": "Cosine LayerDecay MultiStep ParameterGroups Poly",
         "torch.optim": "Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD LBFGS Muon NAdam RAdam RMSprop Rprop SGD",
         "torch.optim.lr_scheduler": "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR "

@@ -36,7 +36,7 @@ ALLOWED = {
         "first bytes of a weight file; a download that the user asked for, which is then read as any other file",
     ),
     "backbones/pickles.py": ({"open", "ZipFile", "genops"}, "reads the instructions of a pickle and runs none"),
-    "callbacks/classification_files.py": ({"open"}, "writes a table"),
+    "callbacks/tables.py": ({"open"}, "writes a table"),
     "callbacks/curves.py": ({"open", "read_text", "loads"}, "what the run itself has written"),
     "callbacks/checkpoints.py": ({"open"}, "a file that it writes"),
     "loggers.py": ({"open", "read_text"}, "the table that it writes"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lk_downstream.callbacks import DetectionFiles, DetectionPerImage, Detection
 from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
+from lk_downstream.inference import MultiScaleBoxes
 from lk_downstream.metrics import CocoEvaluator
 from lk_downstream.metrics.coco import FIGURES
 from lk_downstream.metrics.coco_truth import Backend
@@ -32,6 +33,7 @@ class Detection(Task):
         backbone: Multi-scale feature extractor.
         detector: Makes the detector from the backbone, such as ``MaskRCNN``, ``CascadeMaskRCNN`` or ``FCOS``.
         classes: Names of the classes; taken from the data when started from the command line.
+        inference: Test-time scales and mirror images; None: the image as the data module gives it.
         evaluation: What scores the results.
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
@@ -51,6 +53,7 @@ class Detection(Task):
         backbone: Backbone,
         detector: Callable[[nn.Module], Detector],
         classes: tuple[str, ...] = (),
+        inference: MultiScaleBoxes | None = None,
         evaluation: Backend = "pycocotools",
         optimizer: OptimizerFactory = AdamW,
         schedule: ScheduleFactory | None = None,
@@ -72,7 +75,7 @@ class Detection(Task):
         self.__dict__["detector"] = made  # past nn.Module, which would save every parameter a second time
         self.kinds = ("bbox", "segm") if made.masks else ("bbox",)
         self.figures = tuple(f"{kind}_{name}" for kind in self.kinds for name in FIGURES)
-        self.evaluation = evaluation
+        self.inference, self.evaluation = inference, evaluation
         self.evaluator: CocoEvaluator | None = None
 
     def forward(self, inputs: Tensor, sizes: Tensor) -> Detections:
@@ -91,6 +94,11 @@ class Detection(Task):
             For each picture ``boxes`` float32 (K, 4) x1, y1, x2, y2, ``scores`` (K,), ``labels`` int64 (K,) and, of
             detectors with masks, ``masks`` bool (K, H, W) of the original size.
         """
+        if self.inference:
+            return self.inference(self._find, images, sizes, original_sizes)
+        return self._find(images, sizes, original_sizes)
+
+    def _find(self, images: Tensor, sizes: Tensor, original_sizes: Sequence[Tensor]) -> Detections:
         found = self(self.normalize(images, sizes), sizes)
         results = []
         for detection, size, original in zip(found, sizes.tolist(), original_sizes):
