@@ -110,12 +110,16 @@ class ClassFolder(Dataset):
             counts.append(len(pictures))
         return np.array(paths, dtype=np.bytes_), np.repeat([labels[name] for name in self.found], counts).astype("i4")
 
+    def image_path(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.folder / os.fsdecode(self.samples[0][index])
+
     def __len__(self) -> int:
         return len(self.samples[1])
 
     def __getitem__(self, index: int) -> dict:
         name, label = os.fsdecode(self.samples[0][index]), self.samples[1][index]
-        image = read_picture(self.folder / name, self.orientation)
+        image = read_picture(self.image_path(index), self.orientation)
         return {"image": image, "label": label if self.multilabel else int(label), "name": name}
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
 from lk_downstream.data.module import DataModule
+from lk_downstream.data.splits import Splits
+from lk_downstream.data.strata import of_labels
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names, some
 
@@ -45,6 +49,12 @@ class ClassificationData(DataModule):
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
+        val_fraction: Share of the training split to validate on in place of ``val_split``, stratified by class.
+        fold: The one of ``folds`` parts of the training split to validate on, from 0, likewise.
+        folds: Number of those parts.
+        group_by: Keeps images of one group (a video, a patient) together: a regular expression on their names, such as
+            ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
+        split_seed: Of that division.
 
     Attributes:
         multilabel: Whether a picture may have several labels.
@@ -73,14 +83,20 @@ class ClassificationData(DataModule):
         synthetic: Synthetic | None = None,
         seed: int | None = None,
         skip_damaged: bool = False,
+        val_fraction: float | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        group_by: str | None = None,
+        split_seed: int = 0,
     ):
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged)
+        splits = Splits(val_fraction, fold, folds, group_by, split_seed)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits)
         for name, side in (("size", size), ("val_size", val_size)):
             if side is not None and side < 1:
                 raise InputError(f"data.{name} is {side}: it must be at least 1")
         self.synthetic = synthetic
         self.train_data = dataset(train_split)
-        self.val_data = dataset(val_split) if val_split else None
+        self.val_data = self.train_data if splits.active else dataset(val_split) if val_split else None
         # The classes of a folder are its folders; for an evaluation alone those of its split are enough.
         known = self.train_data if self.val_data is None or self.train_data.source.exists() else self.val_data
         self.classes, self.palette = known.classes, default_palette(len(known.classes))
@@ -104,23 +120,42 @@ class ClassificationData(DataModule):
         Raises:
             InputError: Files are missing, see :class:`ClassFolder`, or the splits differ in their classes.
         """
-        if stage in (None, "fit"):
-            len(self.train_data)
-            if self.val_data is not None:
-                self._warn_of_same(self.train_data.source, self.val_data.source)
-            self.train_set = Transformed(self.train_data, self.train_transform)
-        if stage in (None, "fit", "validate") and self.val_data is not None:
-            if self.train_data.source.exists():
-                share_classes(self.train_data, self.val_data)
-                absent = absent_classes(self.train_data, self.val_data)
-                if absent and self._rank == 0:
-                    warnings.warn(
-                        f"{self.val_data.source} has no pictures of {len(absent)} of {len(self.classes)} classes "
-                        f"({some(absent, 3)}), which are trained but not evaluated",
-                        stacklevel=2,
-                    )
-            len(self.val_data)
-            self.val_set = Transformed(self.val_data, self.val_transform)
+        if stage not in (None, "fit", "validate"):
+            return
+        train, val, fit, same = self.train_data, self.val_data, stage != "validate", False
+        if self.splits.active:
+            paths, labels = train.samples
+            names = lambda: [os.fsdecode(path) for path in paths]  # noqa: E731
+            parts = self.splits.parts(len(labels), of_labels(labels), names, train.root)
+            train, val = (Subset(self.train_data, part) for part in parts)
+            self._warn_of_absent(f"the validation part of {self.train_data.source}", labels[parts[1]])
+        elif val is not None:
+            if fit:
+                same = self._warn_of_same(train.source, val.source)
+            if train.source.exists():
+                share_classes(train, val)
+                self._warn_of_absent(val.source, val.samples[1])
+        if fit:
+            len(train)
+            self.train_set = Transformed(train, self.train_transform)
+        if val is not None:
+            len(val)
+            self.val_set = Transformed(val, self.val_transform)
+        if fit and val is not None and not same and self.synthetic is None:
+            self._warn_of_shared(train, val)
+
+    def _warn_of_absent(self, what: Path | str, labels: np.ndarray) -> None:
+        """Name the classes that are trained but that no validation picture has."""
+        counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.classes))
+        trained = set(self.train_data.found)
+        pairs = zip(self.classes, self.train_data.class_folders, counts)
+        absent = [name for name, folder, count in pairs if not count and folder in trained]
+        if absent and self._rank == 0:
+            warnings.warn(
+                f"{what} has no pictures of {len(absent)} of {len(self.classes)} classes ({some(absent, 3)}), which "
+                "are trained but not evaluated",
+                stacklevel=3,
+            )
 
     def val_dataloader(self) -> DataLoader | list:
         """Every validation picture once over all devices; no loader where there is no validation split."""
@@ -144,12 +179,3 @@ def share_classes(train: ClassFolder, val: ClassFolder) -> None:
             f"what is evaluated has to be trained on{hint}"
         )
     val.known = train.class_folders
-
-
-def absent_classes(train: ClassFolder, val: ClassFolder) -> list[str]:
-    """Names of the classes of the training split that no validation picture has."""
-    labels, number = val.samples[1], len(train.classes)
-    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=number)
-    trained = set(train.found)
-    pairs = zip(train.classes, train.class_folders, counts)
-    return [name for name, folder, count in pairs if not count and folder in trained]

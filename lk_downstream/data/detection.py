@@ -131,12 +131,16 @@ class DetectionDataset(Dataset):
             )
         return found
 
+    def image_path(self, number: int) -> Path:
+        """The file of an image."""
+        return self.images / self.index.files[number]
+
     def __len__(self) -> int:
         return len(self.index.files)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         index = self.index
-        path, size = self.images / index.files[number], tuple(index.sizes[number].tolist())
+        path, size = self.image_path(number), tuple(index.sizes[number].tolist())
         image = read_picture(path)
         if tuple(image.shape[-2:]) != size:
             raise InputError(

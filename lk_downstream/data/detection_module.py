@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.splits import Splits
+from lk_downstream.data.strata import of_objects
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
 from lk_downstream.errors import InputError, some
@@ -108,6 +111,12 @@ class DetectionData(DataModule):
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
+        val_fraction: Share of the training split to validate on in place of ``val_split``, stratified by class.
+        fold: The one of ``folds`` parts of the training split to validate on, from 0, likewise.
+        folds: Number of those parts.
+        group_by: Keeps images of one group (a video, a patient) together: a regular expression on their names, such as
+            ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
+        split_seed: Of that division.
 
     Attributes:
         annotations: Annotation file of the validation split, or the folder of its annotations.
@@ -135,12 +144,18 @@ class DetectionData(DataModule):
         synthetic: Synthetic | None = None,
         seed: int | None = None,
         skip_damaged: bool = False,
+        val_fraction: float | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        group_by: str | None = None,
+        split_seed: int = 0,
     ):
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged)
+        splits = Splits(val_fraction, fold, folds, group_by, split_seed)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits)
         if min(scale) < 1:
             raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
         self.synthetic, self.keep_empty = synthetic, keep_empty
-        self.train_data, self.val_data = dataset(train_split), dataset(val_split)
+        self.train_data, self.val_data = dataset(train_split), dataset(train_split if splits.active else val_split)
         self.train_data.masks = masks
         categories = self.train_data.categories
         if synthetic is not None and not self.train_data.root.exists():
@@ -162,24 +177,40 @@ class DetectionData(DataModule):
         Raises:
             InputError: Files are missing or wrong, see :class:`DetectionDataset`, or the splits have different classes.
         """
+        held_out = self._held_out() if stage in (None, "fit", "validate") and self.splits.active else None
+        same = stage == "validate" or self.synthetic is not None
         if stage in (None, "fit"):
             index = self.train_data.index
             self._compare(index.categories)
             if len(index.crowd) and index.crowd.all():
                 raise InputError(f"{index.path} has nothing to train on: all {len(index.crowd)} annotations {CROWDS}")
-            self._warn_of_same(self.train_data.annotations, self.val_data.annotations)
+            if held_out is None:
+                same |= self._warn_of_same(self.train_data.annotations, self.val_data.annotations)
             counts = np.bincount(index.labels[~index.crowd], minlength=len(self.classes))
             if self.synthetic is None and not counts.all():
                 absent = [name for name, count in zip(self.classes, counts) if not count]
                 warnings.warn(f"{index.path}: {len(absent)} classes have no object: {some(absent, 8)}", stacklevel=2)
             used = (index.first[1:] > index.first[:-1]) | self.keep_empty
+            if held_out is not None:
+                used &= ~np.isin(np.arange(len(used)), held_out)
             if not used.any():
                 raise InputError(f"{index.path} has no picture with an object to train on")
             self.train_set = Transformed(Subset(self.train_data, used.nonzero()[0].tolist()), self.transform)
             self.train_groups = (index.sizes[:, 1] > index.sizes[:, 0])[used]  # wide images, and the others
         if stage in (None, "fit", "validate"):
             self._compare(self.val_data.index.categories)
-            self.val_set = Transformed(self.val_data, self.resize)
+            val = self.val_data if held_out is None else Subset(self.val_data, held_out)
+            self.val_set = Transformed(val, self.resize)
+            if not same:
+                self._warn_of_shared(self.train_set.dataset, val)
+
+    def _held_out(self) -> np.ndarray:
+        """Places of the images of the training split that are validated on; both have one index, which is read once."""
+        data = self.train_data
+        index = data.index
+        self.val_data = copy.copy(data)
+        self.val_data.masks = False
+        return self.splits.parts(len(index.files), of_objects(index), lambda: index.files, data.root)[1]
 
     def truth(self) -> dict[str, Any]:
         """What detections are scored by, of the validation split, in COCO's form."""

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from lk_downstream import machine
 from lk_downstream.data.batches import Collate, InSharedMemory, collate, collate_evaluation
 from lk_downstream.data.classes import Palette
+from lk_downstream.data.duplicates import image_paths, shared_images
 from lk_downstream.data.left_out import Drawn, LeftOut, WithLeftOut
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
+from lk_downstream.data.splits import Splits
 from lk_downstream.errors import InputError
 from lk_downstream.stopping import end_loaders_at_exit, leave_to_parent
 
@@ -41,6 +43,7 @@ class DataModule(L.LightningDataModule):
         predict: A picture or a folder of pictures to predict on.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
+        splits: Takes the validation data from the training split; None: they have a split of their own.
 
     Attributes:
         left_out: The files that the training goes without.
@@ -72,8 +75,10 @@ class DataModule(L.LightningDataModule):
         predict: str | None = None,
         seed: int | None = None,
         skip_damaged: bool = False,
+        splits: Splits | None = None,
     ):
         super().__init__()
+        self.splits = splits or Splits()
         smallest = {"batch_size": 1, "val_batch_size": 1, "repeat": 1, "workers": 0}
         for option, value in zip(smallest, (batch_size, val_batch_size, repeat, workers)):
             if value is not None and value < smallest[option]:
@@ -150,12 +155,24 @@ class DataModule(L.LightningDataModule):
             **self._options(collate_train),
         )
 
-    def _warn_of_same(self, train: Path, val: Path) -> None:
-        """Say that both splits are one file or folder."""
-        if self._rank == 0 and train.exists() and val.exists() and train.samefile(val):
+    def _warn_of_same(self, train: Path, val: Path) -> bool:
+        """Say that both splits are one file or folder; whether they are."""
+        same = train.exists() and val.exists() and train.samefile(val)
+        if self._rank == 0 and same:
             warnings.warn(
                 f"both splits are {train}: the figures will be those of images that were trained on, and say nothing "
                 "of others; set data.val_split to images of their own",
+                stacklevel=3,
+            )
+        return same
+
+    def _warn_of_shared(self, train: Dataset, val: Dataset) -> None:
+        """Say which images of the training are among those of the validation."""
+        if self._rank == 0 and (pairs := shared_images(image_paths(train), image_paths(val))):
+            first, second = pairs[0]
+            warnings.warn(
+                f"{len(pairs)} images of the training are in the validation too, by the content of their files, such "
+                f"as {first} and {second}: its figures are too good by that, remove one of each",
                 stacklevel=3,
             )
 

@@ -118,6 +118,10 @@ class SegmentationDataset(Dataset):
         refuse_alone(masks, pictures, "mask", "picture", folders[0], hint)
         return [(key, pictures[key], masks[key]) for key in sorted(pictures)]
 
+    def image_path(self, index: int) -> str:
+        """The file of an image."""
+        return self.samples[index][1]
+
     def __len__(self) -> int:
         return len(self.samples)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+from torch.utils.data import Subset
+
 from lk_downstream.data.batches import Transformed
 from lk_downstream.data.check import doubts
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.segmentation import SegmentationDataset
+from lk_downstream.data.splits import Splits
+from lk_downstream.data.strata import of_masks
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.transforms import training_transform
 from lk_downstream.errors import InputError
@@ -39,6 +43,12 @@ class SegmentationData(DataModule):
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
+        val_fraction: Share of the training split to validate on in place of ``val_split``, stratified by class.
+        fold: The one of ``folds`` parts of the training split to validate on, from 0, likewise.
+        folds: Number of those parts.
+        group_by: Keeps images of one group (a video, a patient) together: a regular expression on their names, such as
+            ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
+        split_seed: Of that division.
 
     Attributes:
         label_values: uint8, (256,): the value that stands for each class index in the data set's mask files.
@@ -63,8 +73,14 @@ class SegmentationData(DataModule):
         synthetic: Synthetic | None = None,
         seed: int | None = None,
         skip_damaged: bool = False,
+        val_fraction: float | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        group_by: str | None = None,
+        split_seed: int = 0,
     ):
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged)
+        splits = Splits(val_fraction, fold, folds, group_by, split_seed)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
         if min(self.crop_size) < 1:
             raise InputError(f"data.crop_size is {crop_size}: it must be at least 1")
@@ -78,7 +94,7 @@ class SegmentationData(DataModule):
             raise InputError(f"data.flip is {flip}: it is a probability, 0 to 1")
         self.synthetic = synthetic
         # Made here to know the classes; the files are listed in setup.
-        self.train_data, self.val_data = dataset(train_split), dataset(val_split)
+        self.train_data, self.val_data = dataset(train_split), dataset(train_split if splits.active else val_split)
         self.classes, self.palette = self.train_data.classes, self.train_data.palette
         self.ignore_index = self.train_data.ignore_index
         self.label_values = self.train_data.label_values
@@ -97,13 +113,22 @@ class SegmentationData(DataModule):
         Raises:
             InputError: Files are missing, see :class:`SegmentationDataset`.
         """
-        if stage in (None, "fit"):
-            len(self.train_data)
-            self._warn_of_same(self.train_data.source, self.val_data.source)
+        if stage not in (None, "fit", "validate"):
+            return
+        train, val, fit, same = self.train_data, self.val_data, stage != "validate", False
+        if self.splits.active:
+            names = [name for name, _, _ in train.samples]
+            parts = self.splits.parts(len(names), of_masks(train), lambda: names, train.root)
+            train, val = (Subset(self.train_data, part) for part in parts)
+        elif fit:
+            len(train)
+            same = self._warn_of_same(train.source, val.source)
+        if fit:
             if self.synthetic is None and self._rank == 0:
                 for doubt in doubts(self.train_data):
                     warnings.warn(f"{self.train_data.root}, {self.train_data.split}: {doubt}", stacklevel=2)
-            self.train_set = Transformed(self.train_data, self.transform)
-        if stage in (None, "fit", "validate"):
-            len(self.val_data)
-            self.val_set = self.val_data
+            self.train_set = Transformed(train, self.transform)
+        len(val)
+        self.val_set = val
+        if fit and not same and self.synthetic is None:
+            self._warn_of_shared(train, val)

@@ -22,7 +22,8 @@ from lk_downstream.errors import InputError
 
 def folder(root, *masks, split="train"):
     for number, values in enumerate(masks):
-        for kind, pixels in (("images", np.zeros((4, 4, 3))), ("annotations", np.resize(values, (4, 4)))):
+        image = np.full((4, 4, 3), number + 7 * len(split))
+        for kind, pixels in (("images", image), ("annotations", np.resize(values, (4, 4)))):
             path = root / kind / split / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)

@@ -1,0 +1,66 @@
+"""Images that two splits share, by the content of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from torch.utils.data import Dataset, Subset
+
+from lk_downstream import trust
+from lk_downstream.errors import InputError
+
+SECONDS = 3.0  # by which the start of a training becomes longer at most
+
+
+def image_paths(dataset: Dataset) -> Iterator[str]:
+    """Files of the images of a data set that has a method ``image_path``, or of a subset of one."""
+    part = isinstance(dataset, Subset)
+    for index in dataset.indices if part else range(len(dataset)):
+        yield os.fspath((dataset.dataset if part else dataset).image_path(index))
+
+
+def shared_images(train: Iterable[str], val: Iterable[str], seconds: float = SECONDS) -> list[tuple[str, str]]:
+    """Files of the training that a file of the validation, the second, holds the bytes of.
+
+    Files of one size are compared by their hashes. What would take longer than ``seconds`` is left undone.
+
+    Args:
+        train: Paths of images.
+        val: Likewise.
+        seconds: The time for it, the last file excluded.
+    """
+    end, found = time.monotonic() + seconds, []
+    by_size: dict[int, list[str]] = defaultdict(list)
+    hashes: dict[str, bytes] = {}
+    for path in val:
+        by_size[_size(path)].append(path)
+        if time.monotonic() > end:
+            return found
+    for path in train:
+        for other in by_size.get(_size(path), ()):
+            for file in {path, other} - hashes.keys():
+                hashes[file] = _hash(file)
+            if hashes[path] and hashes[path] == hashes[other]:
+                found.append((path, other))
+                break
+        if time.monotonic() > end:
+            break
+    return found
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # which the reading names
+        return -1
+
+
+def _hash(path: str) -> bytes:
+    try:
+        return hashlib.blake2b(trust.read_bytes(path), digest_size=16).digest()
+    except (OSError, InputError):
+        return b""
