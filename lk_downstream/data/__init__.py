@@ -11,6 +11,7 @@ from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.sampling import ClassBalanced, RepeatFactor, Sampling, WeightColumn
 from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset
 from lk_downstream.data.segmentation_folder import SegmentationFolder
 from lk_downstream.data.segmentation_module import SegmentationData
@@ -21,6 +22,7 @@ from lk_downstream.data.yolo import Yolo
 __all__ = [
     "ADE20K",
     "Cityscapes",
+    "ClassBalanced",
     "ClassFolder",
     "ClassTable",
     "ClassificationData",
@@ -37,12 +39,15 @@ __all__ = [
     "MultiScale",
     "MultiScaleCrop",
     "PictureFolder",
+    "RepeatFactor",
     "ResizeToFit",
+    "Sampling",
     "SegmentationData",
     "SegmentationDataset",
     "SegmentationFolder",
     "Synthetic",
     "TrainingPicture",
     "Voc",
+    "WeightColumn",
     "Yolo",
 ]

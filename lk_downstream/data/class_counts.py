@@ -16,7 +16,7 @@ def class_pixels(dataset: Dataset, classes: int, most: int | None = MOST_MASKS) 
     """Pixels of each class in masks that are evenly spread over a data set.
 
     Args:
-        dataset: Its items have ``mask``, class indices and 255, uint8 (H, W).
+        dataset: A segmentation data set, or any whose items have ``mask``, class indices and 255, uint8 (H, W).
         classes: Number of classes.
         most: Largest number of masks; None: all.
 
@@ -31,7 +31,8 @@ def class_pixels(dataset: Dataset, classes: int, most: int | None = MOST_MASKS) 
     chosen = np.unique(np.linspace(0, total - 1, number).round().astype(int)).tolist()
 
     def count(index: int) -> np.ndarray:
-        mask = np.asarray(dataset[index]["mask"])
+        read = getattr(dataset, "read_labels", None)  # which leaves the image alone
+        mask = np.asarray(read(dataset.samples[index][2]) if read else dataset[index]["mask"])
         return np.bincount(mask.ravel(), minlength=256)[:classes]
 
     with ThreadPoolExecutor(max(1, min(8, machine.cores()))) as pool:  # decoders let other threads run

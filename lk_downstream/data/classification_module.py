@@ -15,6 +15,7 @@ from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
 from lk_downstream.data.module import DataModule
+from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.splits import Splits
 from lk_downstream.data.strata import of_labels
 from lk_downstream.data.synthetic import Synthetic
@@ -55,6 +56,7 @@ class ClassificationData(DataModule):
         group_by: Keeps images of one group (a video, a patient) together: a regular expression on their names, such as
             ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
         split_seed: Of that division.
+        sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
 
     Attributes:
         multilabel: Whether a picture may have several labels.
@@ -88,9 +90,10 @@ class ClassificationData(DataModule):
         folds: int = 5,
         group_by: str | None = None,
         split_seed: int = 0,
+        sampling: Sampling | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling)
         for name, side in (("size", size), ("val_size", val_size)):
             if side is not None and side < 1:
                 raise InputError(f"data.{name} is {side}: it must be at least 1")

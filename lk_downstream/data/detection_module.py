@@ -21,6 +21,7 @@ from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
+from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.splits import Splits
 from lk_downstream.data.strata import of_objects
 from lk_downstream.data.synthetic import Synthetic
@@ -117,6 +118,7 @@ class DetectionData(DataModule):
         group_by: Keeps images of one group (a video, a patient) together: a regular expression on their names, such as
             ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
         split_seed: Of that division.
+        sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
 
     Attributes:
         annotations: Annotation file of the validation split, or the folder of its annotations.
@@ -149,9 +151,10 @@ class DetectionData(DataModule):
         folds: int = 5,
         group_by: str | None = None,
         split_seed: int = 0,
+        sampling: Sampling | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling)
         if min(scale) < 1:
             raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
         self.synthetic, self.keep_empty = synthetic, keep_empty

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +21,8 @@ from lk_downstream.data.duplicates import image_paths, shared_images
 from lk_downstream.data.left_out import Drawn, LeftOut, WithLeftOut
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
-from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler
+from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler, pass_length
+from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.splits import Splits
 from lk_downstream.errors import InputError
 from lk_downstream.stopping import end_loaders_at_exit, leave_to_parent
@@ -44,6 +46,7 @@ class DataModule(L.LightningDataModule):
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
         splits: Takes the validation data from the training split; None: they have a split of their own.
+        sampling: Which training samples are drawn more often than others; None: all equally often.
 
     Attributes:
         left_out: The files that the training goes without.
@@ -76,6 +79,7 @@ class DataModule(L.LightningDataModule):
         seed: int | None = None,
         skip_damaged: bool = False,
         splits: Splits | None = None,
+        sampling: Sampling | None = None,
     ):
         super().__init__()
         self.splits = splits or Splits()
@@ -87,6 +91,8 @@ class DataModule(L.LightningDataModule):
         self.workers, self.predict, self.seed, self.skip_damaged = workers, predict, seed, skip_damaged
         self.left_out = LeftOut()
         self.unreadable: list[str] = []
+        self.sampling = sampling
+        self._draws: np.ndarray | None = None
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
         # With more processes than validation pictures a process may have nothing to do.
@@ -110,13 +116,29 @@ class DataModule(L.LightningDataModule):
         return self.batch_size // parts
 
     @property
+    def train_draws(self) -> np.ndarray | None:
+        """How often each training sample is drawn in a pass on average, by ``sampling``; None: once.
+
+        It is found once, by the first process, which tells the others; so all have to ask.
+        """
+        if self.sampling is not None and self._draws is None:
+            draws = self.sampling.draws(self.train_set, self.classes) if self._rank == 0 else None
+            self._draws = self.trainer.strategy.broadcast(draws) if self._world_size > 1 else draws
+        return self._draws
+
+    @property
+    def epoch_length(self) -> int:
+        """Training samples of an epoch."""
+        return pass_length(len(self.train_set), self.train_draws) * self.repeat
+
+    @property
     def epoch_steps(self) -> int:
         """Optimizer steps of an epoch, from ``setup`` on.
 
         Raises:
             InputError: ``trainer.limit_train_batches`` would end an epoch in the middle of a step.
         """
-        steps = len(self.train_set) * self.repeat // self.batch_size
+        steps = self.epoch_length // self.batch_size
         accumulate, limit = self._accumulate, self.trainer.limit_train_batches if self.trainer else 1.0
         batches = steps * accumulate
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -130,15 +152,22 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of the training split in random order; what is left of an epoch begins the next one."""
         batch_size = self.device_batch_size
-        if len(self.train_set) * self.repeat < self.batch_size:
+        if self.epoch_length < self.batch_size:
             raise InputError(
-                f"an epoch has {len(self.train_set) * self.repeat} training pictures, fewer than a batch of "
+                f"an epoch has {self.epoch_length} training pictures, fewer than a batch of "
                 f"{self.batch_size}: make data.batch_size smaller or data.repeat larger"
             )
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         processes = (self._rank, self._world_size)
         sampler = TrainingSampler(
-            len(self.train_set), self.batch_size, *processes, seed, self.repeat, self.train_groups, self.epoch_steps
+            len(self.train_set),
+            self.batch_size,
+            *processes,
+            seed,
+            self.repeat,
+            self.train_groups,
+            self.epoch_steps,
+            self.train_draws,
         )
         if self.trainer:
             sampler.resume(self.trainer.global_step)

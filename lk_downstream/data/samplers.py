@@ -34,6 +34,8 @@ class TrainingSampler(Sampler[Drawing]):
             the pause between epochs.
         groups: For each sample the number of its group; None: all are of one.
         epoch_steps: Optimizer steps of an epoch, where it is shorter than ``repeat`` passes; None: it is not.
+        draws: How often each sample is drawn in a pass on average, see :class:`Sampling`; None: once. A pass has as
+            many draws as their rounded sum; each sample has the next lower or the next higher number of its own.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class TrainingSampler(Sampler[Drawing]):
         repeat: int = 1,
         groups: Sequence[int] | None = None,
         epoch_steps: int | None = None,
+        draws: np.ndarray | None = None,
     ):
         self.length, self.batch_size, self.rank, self.world_size = length, batch_size, rank, world_size
         self.seed, self.repeat = seed, repeat
         self.groups = None if groups is None else np.asarray(groups)
-        self.samples = length * repeat  # of a pass
+        self.draws = draws
+        self.samples = pass_length(length, draws) * repeat  # of a pass
         self.epoch_steps = self.samples // batch_size if epoch_steps is None else epoch_steps
         self.first = 0  # optimizer step that the next iteration begins with
         self.resumed: int | None = None
@@ -94,7 +98,18 @@ class TrainingSampler(Sampler[Drawing]):
 
     def _order(self, number: int) -> np.ndarray:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        return torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).numpy()
+        return np.concatenate([self._pass(generator) for _ in range(self.repeat)])
+
+    def _pass(self, generator: torch.Generator) -> np.ndarray:
+        order = torch.randperm(self.length, generator=generator).numpy()
+        if self.draws is None:
+            return order
+        # Marks at equal distances along the samples, which lie one after the other, as long as they are often drawn.
+        ends = self.draws[order].cumsum()
+        number = pass_length(self.length, self.draws)
+        marks = (np.arange(number) + torch.rand((), generator=generator).item()) * (ends[-1] / number)
+        drawn = order[np.searchsorted(ends, marks, side="right").clip(max=self.length - 1)]
+        return drawn[torch.randperm(number, generator=generator).numpy()]
 
     def _taken(self, number: int) -> int:
         """How many samples of a pass complete the batch that the pass before has begun."""
@@ -116,6 +131,11 @@ class TrainingSampler(Sampler[Drawing]):
         batches = np.concatenate(full)
         batches = batches[batches[:, -1].argsort()]
         return order[np.concatenate((batches.ravel(), np.sort(np.concatenate(rest))))]
+
+
+def pass_length(length: int, draws: np.ndarray | None) -> int:
+    """Draws of a pass over so many samples, see :class:`TrainingSampler`."""
+    return length if draws is None else round(float(draws.sum()))
 
 
 class EvaluationSampler(Sampler[int]):

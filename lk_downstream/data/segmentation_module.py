@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 from lk_downstream.data.batches import Transformed
 from lk_downstream.data.check import doubts
 from lk_downstream.data.module import DataModule
+from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.data.splits import Splits
 from lk_downstream.data.strata import of_masks
@@ -49,6 +50,7 @@ class SegmentationData(DataModule):
         group_by: Keeps images of one group (a video, a patient) together: a regular expression on their names, such as
             ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
         split_seed: Of that division.
+        sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
 
     Attributes:
         label_values: uint8, (256,): the value that stands for each class index in the data set's mask files.
@@ -78,9 +80,10 @@ class SegmentationData(DataModule):
         folds: int = 5,
         group_by: str | None = None,
         split_seed: int = 0,
+        sampling: Sampling | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits)
+        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
         if min(self.crop_size) < 1:
             raise InputError(f"data.crop_size is {crop_size}: it must be at least 1")
