@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": Command("write the predictions of a checkpoint for images", "recipes:predict"),
     "robustness": Command("evaluate a classifier on ImageNet-A, -R, -Sketch, -C and -C-bar", "recipes:robustness"),
     "export": Command("write a network as ONNX and as a program of torch.export", "export:main"),
+    "average": Command("write the mean of the best or the last checkpoints of a run", "average:main"),
     "convert": Command("write a segmentation checkpoint in mmsegmentation's format", "convert:main"),
     "check-data": Command("read a data set and say what is in its masks, and what is wrong", "check_data:main"),
     "profile": Command("parameters and multiply-adds of a model, or of all published ones", "profile:main"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lk_downstream import machine
 
@@ -16,7 +17,8 @@ def class_pixels(dataset: Dataset, classes: int, most: int | None = MOST_MASKS) 
     """Pixels of each class in masks that are evenly spread over a data set.
 
     Args:
-        dataset: A segmentation data set, or any whose items have ``mask``, class indices and 255, uint8 (H, W).
+        dataset: A segmentation data set, or any whose items have ``mask``, class indices and 255, uint8 (H, W); or
+            parts of such, put together and changed by transforms, which do not count.
         classes: Number of classes.
         most: Largest number of masks; None: all.
 
@@ -31,12 +33,28 @@ def class_pixels(dataset: Dataset, classes: int, most: int | None = MOST_MASKS) 
     chosen = np.unique(np.linspace(0, total - 1, number).round().astype(int)).tolist()
 
     def count(index: int) -> np.ndarray:
-        read = getattr(dataset, "read_labels", None)  # which leaves the image alone
-        mask = np.asarray(read(dataset.samples[index][2]) if read else dataset[index]["mask"])
+        owner, number = inner(dataset, index)
+        read = getattr(owner, "read_labels", None)  # which leaves the image alone
+        mask = np.asarray(read(owner.samples[number][2]) if read else owner[number]["mask"])
         return np.bincount(mask.ravel(), minlength=256)[:classes]
 
     with ThreadPoolExecutor(max(1, min(8, machine.cores()))) as pool:  # decoders let other threads run
         return np.stack(list(pool.map(count, chosen)))
+
+
+def inner(dataset: Dataset, index: int) -> tuple[Dataset, int]:
+    """The data set that an item comes from, and its place there."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        elif isinstance(dataset, ConcatDataset):
+            part = bisect.bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[part - 1] if part else 0
+            dataset = dataset.datasets[part]
+        elif hasattr(dataset, "dataset"):  # it changes the items of another
+            dataset = dataset.dataset
+        else:
+            return dataset, index
 
 
 def median_frequency_weights(pixels: np.ndarray) -> np.ndarray:

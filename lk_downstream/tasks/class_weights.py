@@ -32,7 +32,7 @@ def refuse_other_weights(loss: nn.Module, classes: Sequence[str]) -> None:
 def weigh_by_frequency(loss: nn.Module, trainer: L.Trainer) -> None:
     """Count the classes on training masks, on the first process, where a loss is weighted by their frequency."""
     waiting = [part for part in loss.modules() if isinstance(part, PixelLoss) and part.by_frequency]
-    data = getattr(trainer.datamodule, "train_data", None)
+    data = getattr(trainer.datamodule, "train_set", None)
     if not waiting or data is None:
         return
     pixels = class_pixels(data, len(trainer.datamodule.classes)).tolist() if trainer.is_global_zero else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -36,7 +37,8 @@ class PixelLoss(nn.Module):
             raise InputError(f"class_weight of the loss is {class_weight!r}: it must be numbers or 'frequency'{hint}")
         self.by_frequency = class_weight == "frequency"
         weights = None if class_weight is None or self.by_frequency else torch.tensor(class_weight, dtype=torch.float32)
-        if weights is not None and not (weights.isfinite() & (weights >= 0)).all():
+        # In Python, as a model may be made on the meta device.
+        if weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in class_weight):
             raise InputError(f"class_weight of the loss is {list(class_weight)}: every weight must be 0 or more")
         self.register_buffer("weights", weights, persistent=False)
 

@@ -43,6 +43,8 @@ def test_the_version(capsys):
         ("plot", "required: folders"),
         ("evaluate --results absent.json", "required: annotations"),
         ("export", "required: output"),
+        ("average run_0 --output x.ckpt", "give either --best or --last"),
+        ("average absent --output x.ckpt --best 2", "holds 0 checkpoints of steps, fewer than 2"),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_a_code(words, said, capsys):
@@ -57,6 +59,7 @@ def test_a_mistake_gets_a_sentence_and_a_code(words, said, capsys):
 NEEDED = {
     "robustness": ["--config", "convnext_tiny_imagenet1k"],
     "export": ["--output", "x"],
+    "average": ["run_0", "--output", "x.ckpt"],
     "convert": ["source.ckpt", "target.pth"],
     "check-data": ["--dataset", "ADE20K"],
     "profile": [],
@@ -79,7 +82,7 @@ def test_the_config_is_printed_and_can_be_fed_back(name, capsys, tmp_path, monke
     first = printed(words)
     assert len(yaml.safe_load(first)) > 1
     Path("settings.yaml").write_text(first, encoding="utf-8")
-    positional = words if name in ("convert", "plot", "benchmark") else []
+    positional = words if name in ("convert", "plot", "benchmark") else words[:1] if name == "average" else []
     assert printed(["--config", "settings.yaml", *positional]) == first
 
 

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.losses import CrossEntropyLoss, LovaszLoss
 from mmseg.structures import OHEMPixelSampler
+from torch.utils.data import Subset
 from torchvision.ops import sigmoid_focal_loss
 
+from lk_downstream.data.batches import Transformed
 from lk_downstream.data.class_counts import class_pixels, median_frequency_weights
 from lk_downstream.errors import InputError
 from lk_downstream.tasks.class_weights import refuse_other_weights, weigh_by_frequency
@@ -148,6 +150,12 @@ def test_what_is_wrong_is_said(loss, said):
         refuse_other_weights(loss(), ("a", "b", "c"))
 
 
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_loss_is_made_without_memory(kind):
+    with torch.device("meta"):
+        assert kind(WEIGHTS).weights.shape == (5,)
+
+
 def test_weights_by_frequency():
     """By hand: a is all of one mask and half of the other, b half of that; c is in none, and 255 not counted."""
     masks = [np.full((2, 4), 0), np.array([[0, 0, 1, 1]]), np.array([[255, 255]])]
@@ -159,8 +167,9 @@ def test_weights_by_frequency():
     assert median_frequency_weights(pixels) == pytest.approx(expected)
     assert class_pixels(dataset, 3, most=2).tolist() == [[8, 0, 0], [0, 0, 0]]
     loss = SumOfLosses([PixelCrossEntropy("frequency"), Dice()])
+    part = Transformed(Subset([None, *dataset], [1, 2, 3]), None)
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(train_data=dataset, classes=("a", "b", "c")),
+        datamodule=SimpleNamespace(train_set=part, classes=("a", "b", "c")),
         is_global_zero=True,
         strategy=SimpleNamespace(broadcast=lambda value: value),
     )
