@@ -189,6 +189,52 @@ def read_image(path):
     yield lambda: read_mask(path)
 
 
+def array():
+    """A mask as NumPy saves it."""
+    file = io.BytesIO()
+    np.save(file, np.random.default_rng(0).integers(0, 9, (30, 40)))
+    return file.getvalue()
+
+
+def polygons():
+    """A file of LabelMe's."""
+    square = [[1, 2], [20, 2], [20, 20.5], [1, 20]]
+    shapes = [{"label": "a", "shape_type": "polygon", "points": square}]
+    shapes += [{"label": "b", "shape_type": kind, "points": square[1:3]} for kind in ("rectangle", "circle")]
+    return json.dumps({"imageHeight": 30, "imageWidth": 40, "shapes": shapes}).encode()
+
+
+def read_polygons(path):
+    """As a mask."""
+    from lk_downstream.data.labelme import read_labelme
+
+    yield lambda: read_labelme(path, {"a": 0, "b": 1})
+
+
+def segments():
+    """A panoptic annotation file."""
+    parts = [{"id": number, "category_id": 1 + number % 2, "iscrowd": 0} for number in range(1, 6)]
+    rows = [{"image_id": number, "file_name": f"{number}.png", "segments_info": parts} for number in range(3)]
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(3)]
+    kinds = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    return json.dumps({"images": images, "annotations": rows, "categories": kinds}).encode()
+
+
+def read_segments(path):
+    """As the masks of a data set."""
+    from lk_downstream.data import CocoPanoptic
+
+    yield lambda: CocoPanoptic("train", str(path.parent), annotations=path.name).segments
+
+
+def read_tables(path):
+    """As labels of images, which are not looked for."""
+    from lk_downstream.data import ClassTable
+
+    yield lambda: ClassTable("train", str(path.parent), table=path.name).found
+    yield lambda: ClassTable("train", str(path.parent), table=path.name, separator="|").found
+
+
 def read_annotations(path):
     """As training and evaluation read them."""
     from lk_downstream.data.coco_file import load_content
@@ -257,6 +303,10 @@ KINDS = {
     "BMP, GIF, WebP, PPM": (read_image, ".bmp", lambda: [image(kind="BMP"), image("P", "GIF"), image(kind="WEBP"),
                                                          image(kind="PPM"), image("L", "BMP")], None),
     "annotations": (read_annotations, ".json", lambda: [annotations()], None),
+    "array": (read_image, ".npy", lambda: [array()], None),
+    "LabelMe": (read_polygons, ".json", lambda: [polygons()], None),
+    "panoptic": (read_segments, ".json", lambda: [segments()], None),
+    "table": (read_tables, ".csv", lambda: [b"file,label\na.jpg,x|y\n\"b\".jpg,\xc3\xa4\n"], None),
     "results": (read_results, ".json", lambda: [results()], None),
     "YAML": (read_settings, ".yaml", lambda: [CONFIG], None),
     "classes.txt": (read_names, ".txt", lambda: ["\ufeffroad\r\nsky \u00e4\n\ntree\n".encode()], None),

@@ -61,7 +61,7 @@ def read_labelme(path: str | os.PathLike, classes: Mapping[str, int]) -> np.ndar
 
 
 def _index(path: str | os.PathLike, label: Any, classes: Mapping[str, int]) -> int:
-    if label in classes:
+    if isinstance(label, str) and label in classes:
         return classes[label]
     if label == IGNORED:
         return IGNORE_INDEX
@@ -73,8 +73,8 @@ def _draw(draw: ImageDraw.ImageDraw, name: str, shape: dict[str, Any], value: in
     """Draw one shape, as ``labelme.utils.shape_to_mask`` does."""
     kind = shape.get("shape_type") or "polygon"
     fewest = {"polygon": 3, "rectangle": 2, "circle": 2}
-    if kind not in fewest:
-        raise InputError(f"{name} is a {kind}, which has no area to be filled: draw it as a polygon, or remove it")
+    if not isinstance(kind, str) or kind not in fewest:
+        raise InputError(f"{name} is a {kind!s:.60}, which has no area to be filled: draw it as a polygon, or remove it")
     try:
         points = [(float(x), float(y)) for x, y in shape["points"]]
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -1,5 +1,6 @@
-"""Layouts of public sets and of people's own, by options alone, on small trees that look like the real ones."""
+"""Layouts of people's own, by options alone; what is proposed where files do not pair."""
 
+import json
 import unicodedata
 
 import numpy as np
@@ -9,7 +10,6 @@ from PIL import Image
 from lk_downstream.data import SegmentationData, SegmentationFolder
 from lk_downstream.errors import InputError
 
-RGB = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
 VALUES = np.array([[0, 1, 2], [1, 1, 0]], np.uint8)
 
 
@@ -23,66 +23,12 @@ def pair(root, image, mask, values=VALUES):
     write(root / mask, values)
 
 
-def colours(values=VALUES):
-    return np.array(RGB, np.uint8)[values]
-
-
 # The layout, its files (image, mask, pixels of the mask), the options and what the mask has to be.
 LAYOUTS = {
-    "voc": (
-        [("JPEGImages/2007_000032.jpg", "SegmentationClass/2007_000032.png", np.where(VALUES > 1, 255, VALUES))],
-        {"images": "JPEGImages", "annotations": "SegmentationClass", "lists": "ImageSets/Segmentation/{split}.txt"},
-        [[0, 1, 255], [1, 1, 0]],
-    ),
-    "coco_stuff": (
-        [("images/train2017/0009.jpg", "stuffthingmaps/train2017/0009.png", VALUES)],
-        {"images": "images/{split}2017", "annotations": "stuffthingmaps/{split}2017"},
-        VALUES,
-    ),
     "coco_stuff_of_mmsegmentation": (
         [("images/train2017/0009.jpg", "annotations/train2017/0009_labelTrainIds.png", VALUES)],
         {"images": "images/{split}2017", "annotations": "annotations/{split}2017", "mask_suffix": "_labelTrainIds.png"},
         VALUES,
-    ),
-    "mapillary": (
-        [("train/images/aB_c.jpg", "train/v1.2/labels/aB_c.png", VALUES)],
-        {"images": "{split}/images", "annotations": "{split}/v1.2/labels", "label_map": {2: 255}},
-        [[0, 1, 255], [1, 1, 0]],
-    ),
-    "loveda": (
-        [
-            (f"Train/{place}/images_png/1366.png", f"Train/{place}/masks_png/1366.png", VALUES)
-            for place in ("Rural", "Urban")
-        ],
-        {
-            "images": "Train/*/images_png",
-            "annotations": "Train/*/masks_png",
-            "reduce_zero_label": True,
-        },
-        [[255, 0, 1], [0, 0, 255]],
-    ),
-    "isaid": (
-        [("train/images/P0003.png", "train/Semantic_masks/images/P0003_instance_color_RGB.png", colours())],
-        {
-            "images": "{split}/images",
-            "annotations": "{split}/Semantic_masks/images",
-            "mask_suffix": "_instance_color_RGB.png",
-            "palette": RGB,
-            "mask_colours": True,
-        },
-        VALUES,
-    ),
-    "camvid": (
-        [("701_StillsRaw_full/0001TP_006690.png", "LabeledApproved_full/0001TP_006690_L.png", colours())],
-        {
-            "images": "701_StillsRaw_full",
-            "annotations": "LabeledApproved_full",
-            "mask_suffix": "_L.png",
-            "mask_colours": "label_colors.txt",
-            "label_map": {0: 255, 1: 0, 2: 0},
-            "lists": "{split}.txt",
-        },
-        [[255, 0, 0], [0, 0, 255]],
     ),
     "deepglobe": (
         [("train/104_sat.jpg", "train/104_mask.png", VALUES * 127)],
@@ -113,20 +59,23 @@ def test_layouts_by_options_alone(tmp_path, layout):
     files, options, expected = LAYOUTS[layout]
     for image, mask, pixels in files:
         pair(tmp_path, image, mask, pixels)
-    if "lists" in options:  # and a picture that no list names, which has no mask
-        image = tmp_path / files[0][0]
-        write(image.with_stem("other"), np.zeros((2, 3, 3)))
-        path = tmp_path / options["lists"].replace("{split}", "train")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{image.stem}\n\n", encoding="utf-8")
-    if "mask_colours" in options:
-        lines = "".join(f"{r} {g} {b}\tclass{i}\n" for i, (r, g, b) in enumerate(RGB))
-        (tmp_path / "label_colors.txt").write_text(lines, encoding="utf-8")
     dataset = SegmentationFolder("train", str(tmp_path), **{"classes": ["a", "b", "c"]} | options)
     assert len(dataset) == len(files)
     assert dataset[0]["mask"].tolist() == np.asarray(expected).astype(int).tolist()
     written = dataset.label_values[dataset[0]["mask"].numpy()]  # what a prediction is written with leads back
     assert (dataset.label_table[written] == np.asarray(expected)).all()
+
+
+def test_polygons_beside_their_images(tmp_path):
+    write(tmp_path / "train/a.jpg", np.zeros((2, 3, 3)))
+    shape = {"label": "b", "shape_type": "rectangle", "points": [[0, 0], [1, 0]]}
+    content = {"imageHeight": 2, "imageWidth": 3, "imagePath": "a.jpg", "shapes": [shape]}
+    (tmp_path / "train/a.json").write_text(json.dumps(content), encoding="utf-8")
+    beside = {"images": "{split}", "annotations": "{split}", "mask_suffix": ".json"}
+    dataset = SegmentationFolder("train", str(tmp_path), classes=["_background_", "b"], **beside)
+    assert dataset[0]["mask"].tolist() == [[1, 1, 0], [0, 0, 0]]
+    with pytest.raises(InputError, match="polygons have names: leave out label_map"):
+        SegmentationFolder("train", str(tmp_path), classes=["b"], label_map={1: 0}, **beside)
 
 
 def test_binary_masks_of_antialiased_edges_are_refused(tmp_path):
