@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lk_downstream import archives
 from lk_downstream.errors import DamagedFile, InputError
 
 if TYPE_CHECKING:
@@ -138,7 +139,12 @@ def read_bytes(path: str | os.PathLike, most: tuple[str, int] = MAX_FILE_BYTES) 
         InputError: It is larger than the limit, or a pipe or a device, which may have no end.
     """
     path = Path(path)
-    status = path.stat()
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if (found := archives.locate(path)) is None:
+            raise
+        return found[0].read(found[1], limit(most))
     if not stat.S_ISREG(status.st_mode):
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(21, "Is a directory", str(path))

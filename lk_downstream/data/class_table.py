@@ -169,7 +169,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             delimiter = max(",;\t", key=(lines or [""])[0].count)
             rows = list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
     except OSError as error:
-        there = os.listdir(path.parent) if path.parent.is_dir() else []
+        there = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = near_names(path.name, there) or ": set table to the file that lists the images"
         raise InputError(f"cannot read the table {path} ({error.strerror or error}){hint}") from error
     except (ValueError, csv.Error) as error:

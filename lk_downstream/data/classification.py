@@ -12,6 +12,8 @@ import numpy as np
 from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 
+from lk_downstream import archives
+from lk_downstream.archives import Place
 from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.imagenet_labels import read_labels
 from lk_downstream.data.pairing import placed
@@ -43,7 +45,7 @@ class ClassFolder(Dataset):
     known: tuple[str, ...] | None = None  # classes that are given, in the order of their labels
 
     def __init__(self, split: str, root: str, folder: str = "{split}"):
-        self.root, self.split = Path(root).expanduser(), split
+        self.root, self.split = Place(root).expanduser(), split
         self.folder = self.root / placed("folder", folder, split)
 
     @property
@@ -62,7 +64,7 @@ class ClassFolder(Dataset):
             there = sorted(item.name for item in self.root.iterdir() if item.is_dir()) if self.root.is_dir() else []
             hint = near_names(self.split, there) or (f"; {self.root} has {', '.join(there[:5])}" if there else "")
             raise InputError(f"there is no folder {self.folder}, expected to hold CLASS/NAME.jpg{hint}")
-        with os.scandir(self.folder) as entries:
+        with archives.scandir(self.folder) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
         if not folders:
             raise InputError(
@@ -183,7 +185,7 @@ class ImageNet(ClassFolder):
         """
         if self.labels is None or not self.folder.is_dir():
             return None
-        with os.scandir(self.folder) as entries:
+        with archives.scandir(self.folder) as entries:
             if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
                 return None
         paths = sorted(path.removeprefix(b"./") for path in find_pictures(self.folder))

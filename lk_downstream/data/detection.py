@@ -12,6 +12,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lk_downstream import archives
+from lk_downstream.archives import Place
 from lk_downstream.data.classes import Palette, bright_palette
 from lk_downstream.data.coco_index import CocoIndex, make_index
 from lk_downstream.data.reading import read_picture
@@ -45,7 +47,7 @@ class DetectionDataset(Dataset):
     annotations: Path
 
     def __init__(self, split: str, root: str, masks: bool = False):
-        self.split, self.root, self.masks = split, Path(root).expanduser(), masks
+        self.split, self.root, self.masks = split, Place(root).expanduser(), masks
 
     def content(self) -> tuple[dict[str, Any], list[str]]:
         """Images, objects and classes, as :func:`lk_downstream.data.coco_file.checked` gives them.
@@ -108,7 +110,10 @@ class DetectionDataset(Dataset):
             folder, _, base = name.rpartition("/")
             if folder not in folders:
                 path = self.images / folder
-                folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
+                folders[folder] = set()
+                if path.is_dir():
+                    with archives.scandir(path) as entries:
+                        folders[folder] = {entry.name for entry in entries}
             return base in folders[folder]
 
         found, missing = [], []

@@ -103,7 +103,7 @@ def read_list(path: Path, key: Key) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"the names in {path} are not in UTF-8: save the file so") from error
     except OSError as error:
-        hint = near_names(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        hint = near_names(path.name, (item.name for item in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise InputError(f"cannot read the list of names {path} ({error.strerror}){hint}") from error
     names = [same_letters(line.strip().replace("\\", "/")).removeprefix("./") for line in lines if line.strip()]
     stems = [key(name) or name for name in names]

@@ -12,7 +12,7 @@ import torch
 from PIL import ImageOps
 from torchvision import tv_tensors
 
-from lk_downstream import trust
+from lk_downstream import archives, trust
 from lk_downstream.errors import InputError
 
 try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when it is gone, Pillow reads everything.
@@ -68,11 +68,12 @@ def walk(root: Path, folder: str = ".") -> Iterator[tuple[str, os.DirEntry]]:
     while waiting or linked:
         place = waiting.pop() if waiting else linked.pop(0)
         try:
-            status = os.stat(root / place)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / place) as entries:
+            if os.path.isdir(root / place):  # within an archive there are no links
+                status = os.stat(root / place)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+            with archives.scandir(root / place) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lk_downstream.archives import Place
 from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.classes import (
     ADE20K_CLASSES,
@@ -59,7 +60,7 @@ class SegmentationDataset(Dataset):
     mask_hint = ""  # what else may be wrong when a mask has values outside the classes
 
     def __init__(self, split: str, root: str):
-        self.root = Path(root).expanduser()
+        self.root = Place(root).expanduser()
         self.split = self._own_name(split)
 
     def folders(self) -> tuple[Path, Path]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lk_downstream import trust
+from lk_downstream import archives, trust
 from lk_downstream.data.coco_file import checked
 from lk_downstream.data.detection import KEYS, DetectionDataset
 from lk_downstream.data.labels import class_names
@@ -125,8 +124,8 @@ class Voc(DetectionDataset):
     def _images(self) -> list[Path]:
         if not self.images.is_dir():
             raise InputError(f"there is no folder {self.images}; expected under {self.root} {self.tree()}")
-        with os.scandir(self.images) as entries:
-            return [Path(entry.path) for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+        with archives.scandir(self.images) as entries:
+            return [self.images / entry.name for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
 
 
 def parse_file(path: Path) -> dict[str, Any]:

@@ -1,0 +1,421 @@
+"""Files within archives (zip, tar, tars within a tar), read where they lie: any one, in any order, by any process.
+
+A path may lead into an archive, as into a folder: ``FILE.zip/images/a.jpg``. A folder that does not have what a path
+asks for is completed by the archives that lie in it, so that official downloads are a data set as they are:
+``coco/train2017/1.jpg`` may be in ``coco/train2017.zip``. The one folder that many archives hold everything in may be
+left out of a path.
+
+What is where in an archive is found once and kept in files that all processes map: beside the archive, or in the cache
+folder (``LK_CACHE``, by default ``~/.cache/lk_downstream``) where that cannot be written.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import os
+import shutil
+import struct
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lk_downstream.errors import DamagedFile, InputError
+
+SUFFIXES = (".zip", ".tar")
+STORED, DEFLATED = 0, 8  # methods of a zip archive; what a tar archive holds is stored
+VERSION = 1  # of the files of an index
+_LOCAL = struct.Struct("<4s22xHH")  # the header before the content in a zip archive: mark, lengths of name and extra
+_LOCK = threading.Lock()
+_KNOWN: dict[str, tuple[Any, str]] = {}  # folder -> archive that it lies in, and where
+MOST_KNOWN = 100_000  # folders
+
+
+class Entry(NamedTuple):
+    """A file or folder within an archive, with what is asked of an ``os.DirEntry``."""
+
+    name: str
+    folder: bool
+    number: int
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return self.folder
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return not self.folder
+
+    def is_symlink(self) -> bool:
+        """False: links within archives are left out."""
+        return False
+
+    def inode(self) -> int:
+        """A number that no other file of the archive has."""
+        return self.number
+
+
+class Index(NamedTuple):
+    """What an archive holds: its files in the order of their names.
+
+    Attributes:
+        names: uint8, all names one after the other, with slashes and in UTF-8.
+        ends: int64, (N,), where each ends.
+        offsets: int64, (N,), where each file's content begins; of a zip archive, the header before it.
+        sizes: int64, (N, 2), bytes in the archive, and unpacked.
+        kinds: int64, (N, 2), the method, and the check sum of zip archives.
+    """
+
+    names: np.ndarray
+    ends: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    kinds: np.ndarray
+
+
+class Archive:
+    """An archive that is open for reading.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: It is damaged, or packed so that its files cannot be read one by one.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self.stamp = Path(path), _stamp(path)
+        self.index = _cached_index(self.path)
+        # Of these single values are taken, which arrays are slow at.
+        self._names, self._ends = (memoryview(np.asarray(part)) for part in (self.index.names, self.index.ends))
+        self.file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        first, last = (self._name(number).partition(b"/") for number in (0, len(self._ends) - 1))
+        self.top = first[0] + b"/" if first[1] and first[0] == last[0] else b""  # the names are sorted
+
+    def find(self, name: str) -> tuple[int, bytes] | None:
+        """Number of a file, or of the first file of a folder, and its name in the archive; None if there is none."""
+        key = os.fsencode(name).strip(b"/")
+        for full in dict.fromkeys((key, (self.top + key).rstrip(b"/"))):
+            number = self._first(full)
+            if number < len(self._ends) and self._name(number) == full:
+                return number, full
+            inside = full + b"/" if full else b""
+            number = self._first(inside)
+            if number < len(self._ends) and self._name(number).startswith(inside):
+                return number, full
+        return None
+
+    def is_file(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        found = self.find(name)
+        return found is not None and self._name(found[0]) == found[1]
+
+    def entries(self, name: str) -> Iterator[Entry]:
+        """What a folder holds, in the order of the names."""
+        if (found := self.find(name)) is None:
+            return
+        number, full = found
+        inside = full + b"/" if full else b""
+        while number < len(self._ends) and (key := self._name(number)).startswith(inside):
+            base, folder, _ = key[len(inside) :].partition(b"/")
+            yield Entry(os.fsdecode(base), bool(folder), number)
+            number = self._first(inside + base + b"0") if folder else number + 1  # "0" follows "/"
+
+    def read(self, name: str, most: int) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: There is none of this name.
+            InputError: It has more than ``most`` bytes, or is packed in a way that is not read.
+            DamagedFile: It is not what its entry says.
+        """
+        number, full = self.find(name) or (-1, b"")
+        if number < 0 or self._name(number) != full:
+            raise FileNotFoundError(2, "No such file or directory", f"{self.path}/{name}")
+        (packed, size), (method, checksum) = self.index.sizes[number].tolist(), self.index.kinds[number].tolist()
+        if max(packed, size) > most:
+            raise InputError(f"{self.path}/{name} has {max(packed, size)} bytes, more than the {most} that are read")
+        if method not in (STORED, DEFLATED):
+            raise InputError(f"{self.path}/{name} is packed by method {method}: unpack the archive, or write it anew")
+        offset = int(self.index.offsets[number])
+        if self.path.suffix.lower() == ".zip":
+            mark, name_length, extra_length = _LOCAL.unpack(self._bytes(offset, _LOCAL.size, name))
+            if mark != b"PK\x03\x04":
+                raise self._damaged(name)
+            offset += _LOCAL.size + name_length + extra_length
+        data = self._bytes(offset, packed, name)
+        if method == DEFLATED:
+            try:
+                data = zlib.decompressobj(-15).decompress(data, size + 1)
+            except zlib.error:
+                raise self._damaged(name) from None
+        if len(data) != size or (checksum >= 0 and zlib.crc32(data) != checksum):
+            raise self._damaged(name)
+        return data
+
+    def _bytes(self, offset: int, count: int, name: str) -> bytes:
+        if hasattr(os, "pread"):
+            data = os.pread(self.file, count, offset)
+        else:
+            with _LOCK:
+                os.lseek(self.file, offset, os.SEEK_SET)
+                data = os.read(self.file, count)
+        while 0 < len(data) < count:  # a call gives 2 GiB at most
+            more = self._bytes(offset + len(data), count - len(data), name)
+            data += more
+        if len(data) < count:
+            raise self._damaged(name)
+        return data
+
+    def _damaged(self, name: str) -> DamagedFile:
+        return DamagedFile(f"{self.path}/{name} is damaged within its archive: download or copy the archive again")
+
+    def _name(self, number: int) -> bytes:
+        return self._names[self._ends[number - 1] if number else 0 : self._ends[number]].tobytes()
+
+    def _first(self, key: bytes) -> int:
+        """Number of the first file whose name is not below ``key``."""
+        low, high = 0, len(self._ends)
+        while low < high:
+            middle = (low + high) // 2
+            if self._name(middle) < key:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+
+class Place(type(Path())):
+    """A path that may lead into an archive."""
+
+    def exists(self, **options: Any) -> bool:
+        """Whether there is a file or folder."""
+        return super().exists(**options) or locate(self) is not None
+
+    def is_dir(self, **options: Any) -> bool:
+        """Whether it is a folder, or an archive."""
+        if super().is_dir(**options):
+            return True
+        found = locate(self)
+        return found is not None and not found[0].is_file(found[1])
+
+    def is_file(self, **options: Any) -> bool:
+        """Whether it is a file, and no archive."""
+        if super().is_file(**options):
+            return self.suffix.lower() not in SUFFIXES
+        found = locate(self)
+        return found is not None and found[0].is_file(found[1])
+
+    def iterdir(self) -> Iterator[Place]:
+        """What a folder holds."""
+        found = None if super().is_dir() else locate(self)
+        if found is None:
+            yield from super().iterdir()
+        else:
+            yield from (self / entry.name for entry in found[0].entries(found[1]))
+
+    def glob(self, pattern: str, **options: Any) -> Iterator[Place]:
+        """What matches a pattern without ``**``."""
+        if super().is_dir() or not self.is_dir():
+            yield from super().glob(pattern, **options)
+            return
+        first, _, rest = pattern.partition("/")
+        for path in self.iterdir():
+            if fnmatch.fnmatch(path.name, first):
+                yield from path.glob(rest) if rest else [path]
+
+    def samefile(self, other: Any) -> bool:
+        """Whether both are one file or folder."""
+        if super().exists() and Path(other).exists():
+            return super().samefile(other)
+        return str(self) == str(other)
+
+
+def locate(path: str | os.PathLike) -> tuple[Archive, str] | None:
+    """The archive that a path leads into, and the rest of the path; None if it leads into none."""
+    text = os.fspath(path)
+    folder, name = os.path.split(text)
+    if (known := _KNOWN.get(folder)) is not None:  # as for all images but the first
+        archive, inside = known
+        if archive.stamp == _stamp(archive.path) and archive.find(inside + name):
+            return archive, inside + name
+    found = _search(Path(text))
+    if found is not None and found[1].endswith(name) and len(_KNOWN) < MOST_KNOWN:
+        _KNOWN[folder] = found[0], found[1].removesuffix(name)
+    return found
+
+
+def _search(path: Path) -> tuple[Archive, str] | None:
+    for place in (path, *path.parents):
+        if place.suffix.lower() in SUFFIXES and place.is_file():
+            archive, rest = opened(str(place), *_stamp(place)), "/".join(path.parts[len(place.parts) :])
+            return (archive, rest) if archive.find(rest) else None
+        if place is not path and place.is_dir():
+            rest = path.relative_to(place).as_posix()
+            for archive in _lying_in(str(place)):
+                if archive.find(rest):
+                    return archive, rest
+            return None
+    return None
+
+
+@contextmanager
+def scandir(path: str | os.PathLike) -> Iterator[Iterator[os.DirEntry | Entry]]:
+    """As ``os.scandir``, also within archives."""
+    found = None if os.path.isdir(path) else locate(path)
+    with os.scandir(path) if found is None else nullcontext(found[0].entries(found[1])) as entries:
+        yield entries
+
+
+@functools.lru_cache(maxsize=64)
+def opened(path: str, *stamp: int) -> Archive:
+    """The archive; each is opened once in a process, and again after it was changed."""
+    return Archive(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _lying_in(folder: str) -> tuple[Archive, ...]:
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    return tuple(opened(str(path), *_stamp(path)) for path in paths)
+
+
+def _stamp(path: str | os.PathLike) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _cached_index(path: Path) -> Index:
+    key = "-".join(map(str, (VERSION, *_stamp(path))))
+    cache = Path(os.environ.get("LK_CACHE") or Path.home() / ".cache" / "lk_downstream")
+    folders = [
+        path.with_name(f".{path.name}.index") / key,
+        cache / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32] / key,
+    ]
+    for folder in folders:
+        if (index := _load(folder)) is not None:
+            return index
+    index = _scan(path)
+    for folder in folders:
+        try:
+            return _keep(folder, index)
+        except OSError:
+            continue
+    return index
+
+
+def _load(folder: Path) -> Index | None:
+    try:
+        parts = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in Index._fields]
+    except (OSError, ValueError, EOFError):
+        return None
+    return Index(*parts) if len({len(part) for part in parts[1:]}) == 1 else None
+
+
+def _keep(folder: Path, index: Index) -> Index:
+    """Write the files of an index so that no process sees half of them, and map them."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        for name, array in index._asdict().items():
+            np.save(part / f"{name}.npy", array, allow_pickle=False)
+        os.chmod(part, 0o755)
+        for other in folder.parent.iterdir():  # of the archive as it was before
+            if other not in (part, folder) and other.name.startswith(f"{VERSION}-"):
+                shutil.rmtree(other, ignore_errors=True)
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        if _load(folder) is None:  # else another process was faster
+            raise
+    return _load(folder) or index
+
+
+def _scan(path: Path) -> Index:
+    """Find what an archive holds.
+
+    Raises:
+        InputError: It is damaged, or packed as a whole.
+    """
+    try:
+        found = _zip_entries(path) if path.suffix.lower() == ".zip" else _tar_entries(path)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, ValueError, OverflowError) as error:
+        hint = "" if path.suffix.lower() == ".zip" else " (one that is packed as a whole has to be unpacked first)"
+        raise InputError(f"{path} is no {path.suffix[1:]} archive or is damaged ({error}){hint}") from error
+    if not found:
+        raise InputError(f"{path} holds no file")
+    found.sort()
+    names = [entry[0] for entry in found]
+    numbers = np.array([entry[1:] for entry in found], dtype=np.int64)
+    return Index(
+        np.frombuffer(b"".join(names), np.uint8),
+        np.cumsum([len(name) for name in names]),
+        *(np.ascontiguousarray(part) for part in (numbers[:, 0], numbers[:, 1:3], numbers[:, 3:])),
+    )
+
+
+def _zip_entries(path: Path) -> list[tuple]:
+    """Name, offset, size, unpacked size, method and check sum of each file."""
+    with zipfile.ZipFile(path) as archive:
+        return [
+            (os.fsencode(info.filename), info.header_offset, info.compress_size, info.file_size)
+            + (info.compress_type if not info.flag_bits & 1 else -1, info.CRC)
+            for info in archive.infolist()
+            if not info.is_dir() and _is_plain(info.filename)
+        ]
+
+
+def _tar_entries(path: Path) -> list[tuple]:
+    """As :func:`_zip_entries`; a tar within it is a folder of its name, as in ImageNet's training archive."""
+    found: list[tuple] = []
+    with path.open("rb") as file, tarfile.TarFile(fileobj=file) as archive:
+        for member in archive:
+            name = member.name.removeprefix("./")
+            if not member.isreg() or not _is_plain(name):
+                continue
+            if not name.lower().endswith(".tar"):
+                found.append((os.fsencode(name), member.offset_data, member.size, member.size, STORED, -1))
+                continue
+            file.seek(member.offset_data)
+            inner = tarfile.TarFile(fileobj=_Part(file, member.offset_data, member.size))
+            for item in inner:
+                full = f"{name[:-4]}/{item.name.removeprefix('./')}"
+                if item.isreg() and _is_plain(full):
+                    offset = member.offset_data + item.offset_data
+                    found.append((os.fsencode(full), offset, item.size, item.size, STORED, -1))
+            archive.members = []  # which it would keep
+    return found
+
+
+class _Part:
+    """A part of a file, as a file."""
+
+    def __init__(self, file: Any, start: int, size: int):
+        self.file, self.start, self.size, self.position = file, start, size, 0
+
+    def read(self, count: int) -> bytes:
+        self.file.seek(self.start + self.position)
+        data = self.file.read(max(0, min(count, self.size - self.position)))
+        self.position += len(data)
+        return data
+
+    def seek(self, position: int) -> int:
+        self.position = position
+        return position
+
+    def tell(self) -> int:
+        return self.position
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is one of a file that is not hidden and lies in the archive; macOS adds a folder of its own."""
+    parts = name.split("/")
+    return not any(part in ("", "..") or part.startswith(".") or part == "__MACOSX" for part in parts)
