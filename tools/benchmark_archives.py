@@ -43,8 +43,8 @@ def main() -> None:
                 times[name].append(1000 * (time.process_time() - start) / options.images)
     loose = statistics.median(times["loose files"])
     for name, values in times.items():
-        spread = f"{min(values):.2f} to {max(values):.2f}"
-        print(f"{name:16} {statistics.median(values):6.2f} ms ({spread})  {statistics.median(values) / loose:.2f} times")
+        median, spread = statistics.median(values), f"{min(values):.2f} to {max(values):.2f}"
+        print(f"{name:16} {median:6.2f} ms ({spread})  {median / loose:.2f} times")
 
 
 def write(root: Path, count: int) -> dict[str, Path]:
