@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -87,7 +88,7 @@ def changed(content: bytes, count: int, seed: int):
                 else root
             )
             if rows and generator.random() < 0.5 and isinstance(row := generator.choice(list(rows)), dict) and row:
-                row[generator.choice(list(row))] = generator.choice(ODD)
+                row[generator.choice(list(row))] = copy.deepcopy(generator.choice(ODD))
                 continue
             while isinstance(place[-1], (dict, list)) and place[-1] and (len(place) < 2 or generator.random() < 0.85):
                 keys = list(place[-1]) if isinstance(place[-1], dict) else range(len(place[-1]))
@@ -96,7 +97,7 @@ def changed(content: bytes, count: int, seed: int):
             if len(place) > 1 and generator.random() < 0.15:
                 del owner[key]
             elif len(place) > 1:
-                owner[key] = generator.choice(ODD)
+                owner[key] = copy.deepcopy(generator.choice(ODD))
         yield json.dumps(root).encode("utf-8", "surrogatepass")
 
 

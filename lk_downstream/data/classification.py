@@ -16,7 +16,7 @@ from lk_downstream import archives
 from lk_downstream.archives import Place
 from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.imagenet_labels import read_labels
-from lk_downstream.data.pairing import placed
+from lk_downstream.data.pairing import placed, same_letters
 from lk_downstream.data.reading import find_pictures, read_picture
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
@@ -100,7 +100,7 @@ class ClassFolder(Dataset):
         Raises:
             InputError: A class folder is unknown, cannot be listed, or holds no picture.
         """
-        labels = {name: label for label, name in enumerate(self.class_folders)}
+        labels = {same_letters(name): label for label, name in enumerate(self.class_folders)}
         paths, counts = [], []
         for name in self.found:
             pictures = sorted(find_pictures(self.folder, name))
@@ -110,7 +110,7 @@ class ClassFolder(Dataset):
                 )
             paths += pictures
             counts.append(len(pictures))
-        return np.array(paths, dtype=np.bytes_), np.repeat([labels[name] for name in self.found], counts).astype("i4")
+        return np.array(paths, dtype=np.bytes_), np.repeat([labels[same_letters(name)] for name in self.found], counts).astype("i4")
 
     def image_path(self, index: int) -> Path:
         """The file of a picture."""

@@ -15,6 +15,7 @@ from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
 from lk_downstream.data.module import DataModule
+from lk_downstream.data.pairing import same_letters
 from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.splits import Splits
 from lk_downstream.data.strata import of_labels
@@ -175,8 +176,9 @@ def share_classes(train: ClassFolder, val: ClassFolder) -> None:
     Raises:
         InputError: It has a class that the training split lacks.
     """
-    if only := sorted(set(val.found) - set(train.found)):
-        hint = near_names(only[0], set(train.found) - set(val.found))
+    trained, evaluated = ({same_letters(name) for name in data.found} for data in (train, val))
+    if only := sorted(evaluated - trained):
+        hint = near_names(only[0], trained - evaluated)
         raise InputError(
             f"{val.source} has classes that {train.source} lacks, {len(only)} of {len(val.found)} ({some(only, 3)}): "
             f"what is evaluated has to be trained on{hint}"

@@ -213,7 +213,7 @@ class DetectionData(DataModule):
         index = data.index
         self.val_data = copy.copy(data)
         self.val_data.masks = False
-        return self.splits.parts(len(index.files), of_objects(index), lambda: index.files, data.root)[1]
+        return self.splits.parts(len(index.files), of_objects(data), lambda: index.files, data.root)[1]
 
     def truth(self) -> dict[str, Any]:
         """What detections are scored by, of the validation split, in COCO's form."""

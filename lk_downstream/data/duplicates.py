@@ -8,19 +8,20 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from lk_downstream import trust
+from lk_downstream.data.class_counts import inner
 from lk_downstream.errors import InputError
 
 SECONDS = 3.0  # by which the start of a training becomes longer at most
 
 
 def image_paths(dataset: Dataset) -> Iterator[str]:
-    """Files of the images of a data set that has a method ``image_path``, or of a subset of one."""
-    part = isinstance(dataset, Subset)
-    for index in dataset.indices if part else range(len(dataset)):
-        yield os.fspath((dataset.dataset if part else dataset).image_path(index))
+    """Files of the images of data sets that have a method ``image_path``, or of parts of such."""
+    for number in range(len(dataset)):
+        owner, index = inner(dataset, number)
+        yield os.fspath(owner.image_path(index))
 
 
 def shared_images(train: Iterable[str], val: Iterable[str], seconds: float = SECONDS) -> list[tuple[str, str]]:

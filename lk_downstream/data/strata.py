@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from lk_downstream import machine
-from lk_downstream.data.coco_index import CocoIndex
+from lk_downstream.data.detection import DetectionDataset
+from lk_downstream.data.sampling import presence
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.errors import InputError
 
@@ -31,11 +32,9 @@ def of_labels(labels: np.ndarray) -> np.ndarray:
     return labels if labels.ndim == 1 else rarest(labels > 0)
 
 
-def of_objects(index: CocoIndex) -> np.ndarray:
+def of_objects(dataset: DetectionDataset) -> np.ndarray:
     """The rarest class among each image's objects."""
-    present = np.zeros((len(index.files), len(index.categories)), dtype=bool)
-    present[np.repeat(np.arange(len(index.files)), np.diff(index.first)), index.labels] = True
-    return rarest(present)
+    return rarest(presence(dataset, len(dataset.classes)))
 
 
 def of_masks(dataset: SegmentationDataset, most_pixels: float = MOST_PIXELS) -> np.ndarray | None:

@@ -141,6 +141,14 @@ def test_a_misspelt_class_folder(tmp_path):
         module.setup("fit")
 
 
+def test_class_folders_with_letters_of_two_kinds(tmp_path):
+    """As macOS and Linux write an umlaut."""
+    names = {"train__b\u00e4r": 2, "train__elk": 2, "val__ba\u0308r": 1, "val__elk": 1}
+    module = data(folders(tmp_path, **names))
+    module.setup("fit")
+    assert [item["label"] for item in map(module.val_data.__getitem__, range(2))] == [0, 1]
+
+
 def test_a_single_class_folder(tmp_path):
     with pytest.raises(InputError, match="train holds a single class folder, ants, so that there is nothing"):
         data(folders(tmp_path, train__ants=2, val__ants=1))
