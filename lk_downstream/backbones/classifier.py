@@ -41,6 +41,7 @@ def create_classifier(
     num_classes: int | None = None,
     drop_path_rate: float = 0.0,
     grad_checkpointing: bool = False,
+    in_chans: int = 3,
     **overrides: Any,
 ) -> Classifier:
     """Build a classifier from a timm model, as its authors publish it: with final norm and linear layer.
@@ -55,6 +56,7 @@ def create_classifier(
             that of the data.
         drop_path_rate: stochastic depth; 0 for none.
         grad_checkpointing: recompute activations in the backward pass, which saves memory and costs time.
+        in_chans: input channels, see :func:`create_backbone`.
         **overrides: further arguments of the timm model, such as head_init_scale of ConvNeXt and SLaK. In a
             configuration file they stand under dict_kwargs, beside init_args.
 
@@ -62,6 +64,7 @@ def create_classifier(
         InputError: the model or its weights are unknown, or it does not take an argument.
     """
     factory.check_name(name)
+    overrides = factory.with_channels(overrides, in_chans)
     source = factory.weights_source(name, weights)
     published = source if isinstance(source, registry.Weights) else None
     arguments = {**overrides, "drop_path_rate": drop_path_rate} if drop_path_rate else dict(overrides)

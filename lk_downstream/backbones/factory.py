@@ -30,6 +30,7 @@ def create_backbone(
     out_indices: Sequence[int] = (0, 1, 2, 3),
     drop_path_rate: float = 0.0,
     grad_checkpointing: bool = False,
+    in_chans: int = 3,
     **overrides: Any,
 ) -> Backbone:
     """Build a multi-scale feature extractor from a timm model.
@@ -45,14 +46,17 @@ def create_backbone(
         out_indices: pyramid levels to return: 0, 1, 2, 3 for strides 4, 8, 16, 32.
         drop_path_rate: stochastic depth; 0 for none.
         grad_checkpointing: recompute activations in the backward pass, which saves memory and costs time.
-        **overrides: further arguments of the timm model, such as kernel_size of SLaK or in_chans. In a configuration
-            file they stand under dict_kwargs, beside init_args.
+        in_chans: input channels. For 1 a task makes images grey. Weights for RGB are adapted as timm adapts them:
+            summed for 1, repeated and scaled for others; mean and std are their average.
+        **overrides: further arguments of the timm model, such as kernel_size of SLaK. In a configuration file they
+            stand under dict_kwargs, beside init_args.
 
     Raises:
         InputError: the model or its weights are unknown, it lacks a level, or does not take an argument.
     """
     levels = _checked_levels(out_indices)
     check_name(name)
+    overrides = with_channels(overrides, in_chans)
     source = weights_source(name, weights)
     arguments = {**overrides, "drop_path_rate": drop_path_rate} if drop_path_rate else overrides
     arguments = {**_DOWNSTREAM.get(name, {}), **arguments}
@@ -156,6 +160,13 @@ def set_grad_checkpointing(model: nn.Module, name: str) -> None:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise InputError(f"Model {name!r} does not support grad_checkpointing; leave it off.") from error
+
+
+def with_channels(overrides: dict[str, Any], in_chans: int) -> dict[str, Any]:
+    """The arguments of a timm model with the number of its input channels, where that is not the usual one."""
+    if in_chans < 1:
+        raise InputError(f"model.backbone.in_chans is {in_chans}: it must be at least 1.")
+    return overrides if in_chans == 3 else {**overrides, "in_chans": in_chans}
 
 
 def statistics(

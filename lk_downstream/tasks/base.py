@@ -25,6 +25,7 @@ from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.optim.schedules import catch_up
 from lk_downstream.tasks import resume
+from lk_downstream.tasks.channels import of_channels
 from lk_downstream.tasks.determinism import refuse_unrepeatable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -93,15 +94,16 @@ class Task(L.LightningModule):
         """The one place where pictures become network input.
 
         Args:
-            images: uint8 (N, 3, H, W), RGB.
+            images: uint8 (N, 3, H, W), RGB; of as many channels as the backbone takes, if these are others.
             sizes: int64 (N, 2), height and width of each picture; what lies below and to the right is padding.
 
         Returns:
             (N, 3, H, W) by the mean and standard deviation of the backbone's weights, of the type of its parameters;
-            padding is 0.
+            padding is 0. See also :func:`of_channels`.
         """
         dtype = next(self.backbone.parameters()).dtype
         wide = torch.promote_types(dtype, torch.float32)  # 16 bits do not tell all grey levels from one another
+        images = of_channels(images, len(self.mean))
         inputs = images.to(wide, copy=True).sub_(self.mean).div_(self.std).to(dtype)  # in place: half the time
         if sizes is not None:
             rows = torch.arange(images.shape[-2], device=images.device) < sizes[:, :1]

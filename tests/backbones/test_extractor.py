@@ -150,6 +150,7 @@ def test_command_line_swaps_and_overrides():
     assert config.model.backbone.init_args.as_dict().keys() == {
         "name",
         "weights",
+        "in_chans",
         "out_indices",
         "drop_path_rate",
         "grad_checkpointing",
