@@ -110,7 +110,8 @@ class ClassFolder(Dataset):
                 )
             paths += pictures
             counts.append(len(pictures))
-        return np.array(paths, dtype=np.bytes_), np.repeat([labels[same_letters(name)] for name in self.found], counts).astype("i4")
+        found = [labels[same_letters(name)] for name in self.found]
+        return np.array(paths, dtype=np.bytes_), np.repeat(found, counts).astype("i4")
 
     def image_path(self, index: int) -> Path:
         """The file of a picture."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from torch.utils.data import Dataset
 
-from lk_downstream import trust
+from lk_downstream import archives, trust
 from lk_downstream.data.class_counts import inner
 from lk_downstream.errors import InputError
 
@@ -35,12 +35,13 @@ def shared_images(train: Iterable[str], val: Iterable[str], seconds: float = SEC
         seconds: The time for it, the last file excluded.
     """
     end, found = time.monotonic() + seconds, []
-    by_size: dict[int, list[str]] = defaultdict(list)
+    by_size: dict[int | None, list[str]] = defaultdict(list, {None: []})
     hashes: dict[str, bytes] = {}
     for path in val:
         by_size[_size(path)].append(path)
         if time.monotonic() > end:
             return found
+    del by_size[None]
     for path in train:
         for other in by_size.get(_size(path), ()):
             for file in {path, other} - hashes.keys():
@@ -53,11 +54,13 @@ def shared_images(train: Iterable[str], val: Iterable[str], seconds: float = SEC
     return found
 
 
-def _size(path: str) -> int:
+def _size(path: str) -> int | None:
     try:
         return os.stat(path).st_size
-    except OSError:  # which the reading names
-        return -1
+    except OSError:
+        archive, name = archives.locate(path) or (None, "")
+        found = archive.find(name) if archive else None
+        return int(archive.index.sizes[found[0], 1]) if found else None  # None: the reading will name it
 
 
 def _hash(path: str) -> bytes:

@@ -74,7 +74,7 @@ def _draw(draw: ImageDraw.ImageDraw, name: str, shape: dict[str, Any], value: in
     kind = shape.get("shape_type") or "polygon"
     fewest = {"polygon": 3, "rectangle": 2, "circle": 2}
     if not isinstance(kind, str) or kind not in fewest:
-        raise InputError(f"{name} is a {kind!s:.60}, which has no area to be filled: draw it as a polygon, or remove it")
+        raise InputError(f"{name} is a {kind!s:.60}, which has no area to fill: draw it as a polygon, or remove it")
     try:
         points = [(float(x), float(y)) for x, y in shape["points"]]
     except (KeyError, TypeError, ValueError, OverflowError):

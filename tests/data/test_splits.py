@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -227,3 +228,9 @@ def test_shared_images(tmp_path):
     assert shared_images([b, "nowhere"], [c, d, "nowhere"]) == []
     assert shared_images([a], [a]) == [(a, a)]
     assert shared_images([a], [c], seconds=-1) == []
+    with zipfile.ZipFile(tmp_path / "e.zip", "w") as archive:
+        archive.writestr("train/a", b"12")
+        archive.writestr("val/a", b"12")
+        archive.writestr("val/b", b"13")
+    inside = [f"{tmp_path}/e.zip/{name}" for name in ("train/a", "val/b", "val/a", "val/nothing")]
+    assert shared_images(inside[:1], inside[1:]) == [(inside[0], inside[2])]
