@@ -100,7 +100,8 @@ class ClassificationData(DataModule):
                 raise InputError(f"data.{name} is {side}: it must be at least 1")
         self.synthetic = synthetic
         self.train_data = dataset(train_split)
-        self.val_data = self.train_data if splits.active else dataset(val_split) if val_split else None
+        own = splits.val_split(val_split or "val", train_split) if splits.active else val_split
+        self.val_data = dataset(own) if own else None
         # The classes of a folder are its folders; for an evaluation alone those of its split are enough.
         known = self.train_data if self.val_data is None or self.train_data.source.exists() else self.val_data
         self.classes, self.palette = known.classes, default_palette(len(known.classes))

@@ -158,7 +158,7 @@ class DetectionData(DataModule):
         if min(scale) < 1:
             raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
         self.synthetic, self.keep_empty = synthetic, keep_empty
-        self.train_data, self.val_data = dataset(train_split), dataset(train_split if splits.active else val_split)
+        self.train_data, self.val_data = dataset(train_split), dataset(splits.val_split(val_split, train_split))
         self.train_data.masks = masks
         categories = self.train_data.categories
         if synthetic is not None and not self.train_data.root.exists():

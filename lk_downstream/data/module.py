@@ -212,13 +212,18 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was left out so far, so that a resumed run lists it too."""
-        sentences = self.left_out.all()
-        return {"left_out": sentences} if sentences else {}
+        """What was left out so far, so that a resumed run lists it too, and what was held out."""
+        kept = {"left_out": self.left_out.all(), "division": self.splits.division}
+        return {name: value for name, value in kept.items() if value}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with that list."""
-        self.left_out.sentences = dict.fromkeys(state_dict["left_out"])
+        """Go on with that list.
+
+        Raises:
+            InputError: The checkpoint was trained on images that are held out now.
+        """
+        self.splits.refuse_other(state_dict.get("division", {}))
+        self.left_out.sentences = dict.fromkeys(state_dict.get("left_out", ()))
 
     def teardown(self, stage: str) -> None:
         """List what the training went without, of all processes."""

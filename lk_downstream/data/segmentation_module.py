@@ -97,7 +97,7 @@ class SegmentationData(DataModule):
             raise InputError(f"data.flip is {flip}: it is a probability, 0 to 1")
         self.synthetic = synthetic
         # Made here to know the classes; the files are listed in setup.
-        self.train_data, self.val_data = dataset(train_split), dataset(train_split if splits.active else val_split)
+        self.train_data, self.val_data = dataset(train_split), dataset(splits.val_split(val_split, train_split))
         self.classes, self.palette = self.train_data.classes, self.train_data.palette
         self.ignore_index = self.train_data.ignore_index
         self.label_values = self.train_data.label_values

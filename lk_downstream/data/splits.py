@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,41 @@ class Splits:
     def active(self) -> bool:
         """Whether anything is divided; if not, the validation has a split of its own."""
         return self.val_fraction is not None or self.fold is not None
+
+    @property
+    def division(self) -> dict[str, Any]:
+        """What it depends on, as plain data, for checkpoints; empty if nothing is divided."""
+        if not self.active:
+            return {}
+        how = {"val_fraction": self.val_fraction} if self.fold is None else {"fold": self.fold, "folds": self.folds}
+        return how | {"group_by": self.group_by, "split_seed": self.seed}
+
+    def val_split(self, own: str, train: str) -> str:
+        """The split that validation images come from.
+
+        Args:
+            own: The option ``val_split``.
+            train: The training split.
+
+        Raises:
+            InputError: Both the validation split and a part of the training split are asked for.
+        """
+        if self.active and own != "val":
+            option = "val_fraction" if self.fold is None else "fold"
+            raise InputError(
+                f"data.val_split is {own!r}, but data.{option} takes a part of {train!r} to validate on: set "
+                f"data.{option} null, or leave out data.val_split (val)"
+            )
+        return train if self.active else own
+
+    def refuse_other(self, division: dict[str, Any]) -> None:
+        """Raise an InputError if a checkpoint has another division, by which it was trained on what is held out now."""
+        if self.active and division and division != self.division:
+            one, other = (", ".join(f"{name} {value}" for name, value in d.items()) for d in (division, self.division))
+            raise InputError(
+                f"--ckpt_path: the checkpoint was trained on another part of the data ({one}) than what these options "
+                f"leave ({other}), and has seen images that are held out now: set the same options"
+            )
 
     def parts(
         self, count: int, strata: np.ndarray | None, names: Callable[[], Sequence[str]], root: Path

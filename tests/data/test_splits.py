@@ -201,6 +201,19 @@ def test_data_modules(tmp_path, make, options):
     assert numbers(module.val_set) == val
 
 
+@pytest.mark.parametrize("make", [segmentation, detection, classification])
+def test_what_a_checkpoint_has_seen_is_not_validated_on(tmp_path, make):
+    state = make(tmp_path / "a", fold=0).state_dict()
+    assert json.loads(json.dumps(state)) == {"division": {"fold": 0, "folds": 5, "group_by": None, "split_seed": 0}}
+    make(tmp_path / "b", fold=0).load_state_dict(state)
+    make(tmp_path / "c").load_state_dict(state)  # with a split of its own
+    for number, options in enumerate(({"fold": 1}, {"fold": 0, "split_seed": 1}, {"val_fraction": 0.2})):
+        with pytest.raises(InputError, match=r"trained on another part of the data \(fold 0, folds 5.*set the same"):
+            make(tmp_path / str(number), **options).load_state_dict(state)
+    with pytest.raises(InputError, match="data.val_split is 'test', but data.fold takes a part of 'train'.*fold null"):
+        make(tmp_path / "d", fold=0, val_split="test")
+
+
 def test_masks_of_so_many_pixels_that_they_are_not_all_read(tmp_path):
     data = segmentation(tmp_path).train_data
     assert of_masks(data, most_pixels=639) is None
