@@ -12,6 +12,7 @@ from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS
 from lk_downstream.data.coco_file import load_content
 from lk_downstream.data.coco_index import read_categories
 from lk_downstream.data.detection import KEYS, DetectionDataset
+from lk_downstream.data.pairing import placed
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError
 
@@ -45,8 +46,8 @@ class Coco(DetectionDataset):
         box_format: BoxFormat = "xywh",
     ):
         super().__init__(split, root, masks)
-        self.images = self.root / images.replace("{split}", split)
-        self.annotations = self.root / annotations.replace("{split}", split)
+        self.images = self.root / placed("images", images, split)
+        self.annotations = self.root / placed("annotations", annotations, split)
         self.official, self.box_format = annotations == OFFICIAL[1], box_format
 
     @cached_property

@@ -10,6 +10,7 @@ from lk_downstream import archives, trust
 from lk_downstream.data.coco_file import checked
 from lk_downstream.data.detection import KEYS, DetectionDataset
 from lk_downstream.data.labels import class_names
+from lk_downstream.data.pairing import placed
 from lk_downstream.data.reading import PICTURE_SUFFIXES, image_size
 from lk_downstream.data.synthetic import counted
 from lk_downstream.errors import InputError, near_names, some
@@ -50,8 +51,9 @@ class Voc(DetectionDataset):
         first_pixel: int | None = None,
     ):
         super().__init__(split, root)
-        self.images, self.annotations = (self.root / text.replace("{split}", split) for text in (images, annotations))
-        self.list = self.root / lists.replace("{split}", split) if lists else None
+        self.images = self.root / placed("images", images, split)
+        self.annotations = self.root / placed("annotations", annotations, split)
+        self.list = self.root / placed("lists", lists, split) if lists else None
         if first_pixel not in (None, 0, 1):
             raise InputError(f"data.dataset.first_pixel is {first_pixel}: it is 0 or 1")
         self.given_classes, self.first_pixel = classes, first_pixel

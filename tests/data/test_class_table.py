@@ -1,14 +1,18 @@
 """Labels from tables, and ImageNet's validation images in one folder."""
 
 import json
+import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lk_downstream.data import ClassificationData, ClassTable, ImageNet
+from lk_downstream.data import ClassFolder, ClassificationData, ClassTable, ImageNet
 from lk_downstream.errors import InputError
+
+HYMENOPTERA = Path(__file__).parents[3] / "shared/data/hymenoptera"
 
 
 def images(folder, *names):
@@ -113,6 +117,22 @@ def test_a_table_that_is_not_there(tmp_path):
     table(tmp_path, "file,label\n")
     with pytest.raises(InputError, match=r"cannot read the table .*trian\.csv .*did you mean 'train\.csv'"):
         len(ClassTable("trian", str(tmp_path)))
+
+
+@pytest.mark.skipif(not HYMENOPTERA.is_dir(), reason="no hymenoptera")
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_real_set_has_the_same_labels_in_every_form(tmp_path, form):
+    folder = ClassFolder("val", str(HYMENOPTERA))
+    names, labels = ([os.fsdecode(name) for name in folder.samples[0]], folder.samples[1].tolist())
+    rows = [{"file_name": name, "label": folder.classes[label]} for name, label in zip(names, labels)][::-1]
+    text = "file_name,label\n" + "".join(f"{row['file_name']},{row['label']}\n" for row in rows)
+    text = text if form == "csv" else "\n".join(map(json.dumps, rows))
+    (tmp_path / f"val.{form}").write_text(text, encoding="utf-8")
+    dataset = ClassTable("val", str(tmp_path), f"{{split}}.{form}", images=str(folder.folder))
+    assert dataset.classes == folder.classes
+    assert [os.fsdecode(name) for name in dataset.samples[0]] == names
+    assert dataset.samples[1].tolist() == labels
+    assert dataset[5]["image"].tolist() == folder[5]["image"].tolist()
 
 
 WNIDS = ("n01751748", "n03995372", "n02119789")  # sea snake, power drill, kit fox

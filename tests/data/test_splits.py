@@ -210,7 +210,7 @@ def test_what_a_checkpoint_has_seen_is_not_validated_on(tmp_path, make):
     for number, options in enumerate(({"fold": 1}, {"fold": 0, "split_seed": 1}, {"val_fraction": 0.2})):
         with pytest.raises(InputError, match=r"trained on another part of the data \(fold 0, folds 5.*set the same"):
             make(tmp_path / str(number), **options).load_state_dict(state)
-    with pytest.raises(InputError, match="data.val_split is 'test', but data.fold takes a part of 'train'.*fold null"):
+    with pytest.raises(InputError, match=r"data.val_split is 'test', but data.fold takes a part of 'train'.*fold null"):
         make(tmp_path / "d", fold=0, val_split="test")
 
 
