@@ -8,6 +8,7 @@ from lk_downstream.callbacks.confusion import ConfusionMatrix
 from lk_downstream.callbacks.curves import Curves, plot_run
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.freezing import FreezeBackbone
+from lk_downstream.callbacks.learning_rate import FindLearningRate
 from lk_downstream.callbacks.per_image import ClassificationPerImage, DetectionPerImage, SegmentationPerImage
 from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
@@ -29,6 +30,7 @@ __all__ = [
     "DetectionPerImage",
     "DetectionPictures",
     "DynamicSparsity",
+    "FindLearningRate",
     "FreezeBackbone",
     "RunProgress",
     "RunReport",

@@ -156,7 +156,7 @@ class RunReport(L.Callback):
         last = checkpoint.last_model_path if isinstance(checkpoint, ModelCheckpoint) else None
         names = {"config": "config.yaml", "metrics": "metrics.json", "pictures": "predictions.png"}
         names |= {"curves": "curves.png", "calibration": "reliability.png", "confusions": "confusions.png"}
-        names |= {"matrix": "confusion_matrix.png", "per image": "per_image.csv"}
+        names |= {"matrix": "confusion_matrix.png", "per image": "per_image.csv", "rates": "learning_rates.png"}
         return {
             "checkpoint": best or None,
             "last": last or None,
