@@ -9,6 +9,7 @@ from lk_downstream.data.coco_masks import CocoInstances, CocoPanoptic
 from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
+from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.sampling import ClassBalanced, RepeatFactor, Sampling, WeightColumn
@@ -36,6 +37,7 @@ __all__ = [
     "ImageNet",
     "ImageNet22K",
     "LargeScaleJitter",
+    "Mix",
     "MultiScale",
     "MultiScaleCrop",
     "PictureFolder",

@@ -14,6 +14,7 @@ from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
+from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pairing import same_letters
 from lk_downstream.data.sampling import Sampling
@@ -58,6 +59,7 @@ class ClassificationData(DataModule):
             ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
         split_seed: Of that division.
         sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
+        mix: Further data sets to train on, of the same classes.
 
     Attributes:
         multilabel: Whether a picture may have several labels.
@@ -92,9 +94,11 @@ class ClassificationData(DataModule):
         group_by: str | None = None,
         split_seed: int = 0,
         sampling: Sampling | None = None,
+        mix: Mix | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling)
+        own = (batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling, mix)
+        super().__init__(*own)
         for name, side in (("size", size), ("val_size", val_size)):
             if side is not None and side < 1:
                 raise InputError(f"data.{name} is {side}: it must be at least 1")
@@ -142,7 +146,8 @@ class ClassificationData(DataModule):
                 self._warn_of_absent(val.source, val.samples[1])
         if fit:
             len(train)
-            self.train_set = Transformed(train, self.train_transform)
+            others = self.mix.parts(self.classes) if self.mix else []
+            self.train_set = self.mixed(train, others, self.train_transform)
         if val is not None:
             len(val)
             self.val_set = Transformed(val, self.val_transform)

@@ -19,6 +19,7 @@ from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
+from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.sampling import Sampling
@@ -119,6 +120,7 @@ class DetectionData(DataModule):
             ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
         split_seed: Of that division.
         sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
+        mix: Further data sets to train on, of the same classes.
 
     Attributes:
         annotations: Annotation file of the validation split, or the folder of its annotations.
@@ -152,9 +154,11 @@ class DetectionData(DataModule):
         group_by: str | None = None,
         split_seed: int = 0,
         sampling: Sampling | None = None,
+        mix: Mix | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling)
+        own = (batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling, mix)
+        super().__init__(*own)
         if min(scale) < 1:
             raise InputError(f"data.scale is {list(scale)}: both sides must be at least 1")
         self.synthetic, self.keep_empty = synthetic, keep_empty
@@ -193,19 +197,28 @@ class DetectionData(DataModule):
             if self.synthetic is None and not counts.all():
                 absent = [name for name, count in zip(self.classes, counts) if not count]
                 warnings.warn(f"{index.path}: {len(absent)} classes have no object: {some(absent, 8)}", stacklevel=2)
-            used = (index.first[1:] > index.first[:-1]) | self.keep_empty
-            if held_out is not None:
-                used &= ~np.isin(np.arange(len(used)), held_out)
-            if not used.any():
-                raise InputError(f"{index.path} has no picture with an object to train on")
-            self.train_set = Transformed(Subset(self.train_data, used.nonzero()[0].tolist()), self.transform)
-            self.train_groups = (index.sizes[:, 1] > index.sizes[:, 0])[used]  # wide images, and the others
+            others = self.mix.parts(self.classes) if self.mix else []
+            for other in others:
+                other.masks = self.train_data.masks
+            parts = [self._usable(self.train_data, held_out), *(self._usable(other) for other in others)]
+            self.train_set = self.mixed(parts[0][0], [part for part, _ in parts[1:]], self.transform)
+            self.train_groups = np.concatenate([wide for _, wide in parts])
         if stage in (None, "fit", "validate"):
             self._compare(self.val_data.index.categories)
             val = self.val_data if held_out is None else Subset(self.val_data, held_out)
             self.val_set = Transformed(val, self.resize)
             if not same:
-                self._warn_of_shared(self.train_set.dataset, val)
+                self._warn_of_shared(parts[0][0], val)
+
+    def _usable(self, data: DetectionDataset, left_out: np.ndarray | None = None) -> tuple[Subset, np.ndarray]:
+        """The images that are trained on, and which of them are wide."""
+        index = data.index
+        used = (index.first[1:] > index.first[:-1]) | self.keep_empty
+        if left_out is not None:
+            used &= ~np.isin(np.arange(len(used)), left_out)
+        if not used.any():
+            raise InputError(f"{index.path} has no picture with an object to train on")
+        return Subset(data, used.nonzero()[0].tolist()), (index.sizes[:, 1] > index.sizes[:, 0])[used]
 
     def _held_out(self) -> np.ndarray:
         """Places of the images of the training split that are validated on; both have one index, which is read once."""

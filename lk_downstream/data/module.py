@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from lk_downstream import machine
-from lk_downstream.data.batches import Collate, InSharedMemory, collate, collate_evaluation
+from lk_downstream.data.batches import Collate, InSharedMemory, Transformed, collate, collate_evaluation
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.duplicates import image_paths, shared_images
 from lk_downstream.data.left_out import Drawn, LeftOut, WithLeftOut
+from lk_downstream.data.mix import Mix
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler, pass_length
@@ -47,6 +48,7 @@ class DataModule(L.LightningDataModule):
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
         splits: Takes the validation data from the training split; None: they have a split of their own.
         sampling: Which training samples are drawn more often than others; None: all equally often.
+        mix: Further data sets to train on.
 
     Attributes:
         left_out: The files that the training goes without.
@@ -80,6 +82,7 @@ class DataModule(L.LightningDataModule):
         skip_damaged: bool = False,
         splits: Splits | None = None,
         sampling: Sampling | None = None,
+        mix: Mix | None = None,
     ):
         super().__init__()
         self.splits = splits or Splits()
@@ -91,7 +94,7 @@ class DataModule(L.LightningDataModule):
         self.workers, self.predict, self.seed, self.skip_damaged = workers, predict, seed, skip_damaged
         self.left_out = LeftOut()
         self.unreadable: list[str] = []
-        self.sampling = sampling
+        self.sampling, self.mix = sampling, mix
         self._draws: np.ndarray | None = None
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
@@ -115,15 +118,25 @@ class DataModule(L.LightningDataModule):
             )
         return self.batch_size // parts
 
+    def mixed(self, dataset: Dataset, others: Sequence[Dataset], transform: Callable) -> Dataset:
+        """The items of ``dataset``, and of the ``others`` of ``mix``, changed by a transform."""
+        parts = [Transformed(part, transform) for part in (dataset, *others)]
+        return ConcatDataset(parts) if others else parts[0]
+
     @property
     def train_draws(self) -> np.ndarray | None:
-        """How often each training sample is drawn in a pass on average, by ``sampling``; None: once.
+        """How often each training sample is drawn in a pass on average, by ``sampling`` and ``mix``; None: once.
 
         It is found once, by the first process, which tells the others; so all have to ask.
         """
-        if self.sampling is not None and self._draws is None:
-            draws = self.sampling.draws(self.train_set, self.classes) if self._rank == 0 else None
-            self._draws = self.trainer.strategy.broadcast(draws) if self._world_size > 1 else draws
+        if self._draws is None and (self.sampling or self.mix):
+            draws = None
+            if self.sampling and self._rank == 0:
+                draws = self.sampling.draws(self.train_set, self.classes)
+            if self.sampling and self._world_size > 1:
+                draws = self.trainer.strategy.broadcast(draws)
+            sizes = [len(part) for part in self.train_set.datasets] if self.mix else []
+            self._draws = self.mix.draws(sizes, draws) if self.mix else draws
         return self._draws
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from torch.utils.data import Subset
 
-from lk_downstream.data.batches import Transformed
 from lk_downstream.data.check import doubts
+from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.segmentation import SegmentationDataset
@@ -51,6 +51,7 @@ class SegmentationData(DataModule):
             ``(seq[0-9]+)_``, or a CSV file below the root, see :class:`lk_downstream.data.splits.Splits`.
         split_seed: Of that division.
         sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
+        mix: Further data sets to train on, of the same classes.
 
     Attributes:
         label_values: uint8, (256,): the value that stands for each class index in the data set's mask files.
@@ -81,9 +82,11 @@ class SegmentationData(DataModule):
         group_by: str | None = None,
         split_seed: int = 0,
         sampling: Sampling | None = None,
+        mix: Mix | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
-        super().__init__(batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling)
+        own = (batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling, mix)
+        super().__init__(*own)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
         if min(self.crop_size) < 1:
             raise InputError(f"data.crop_size is {crop_size}: it must be at least 1")
@@ -130,7 +133,8 @@ class SegmentationData(DataModule):
             if self.synthetic is None and self._rank == 0:
                 for doubt in doubts(self.train_data):
                     warnings.warn(f"{self.train_data.root}, {self.train_data.split}: {doubt}", stacklevel=2)
-            self.train_set = Transformed(train, self.transform)
+            others = self.mix.parts(self.classes) if self.mix else []
+            self.train_set = self.mixed(train, others, self.transform)
         len(val)
         self.val_set = val
         if fit and not same and self.synthetic is None:
