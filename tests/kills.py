@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, and resumed from what is left: ``python tests/kills.py 50``."""
+"""Runs that are killed at random moments, and resumed from what is left: ``python tests/kills.py 50 [TASK ...]``."""
 
 import csv
 import json
@@ -174,13 +174,13 @@ def assert_same(checkpoint, expected):
     assert best(checkpoint) == best(expected)
 
 
-def table(times, place):
+def table(times, kinds, place):
     """Rows of a table: number, task, moment and step of each kill, the step that goes on; an end is bit-equal, or an
     error."""
-    each, number = -(-times // len(RUNS)), 0
+    each, number = -(-times // len(kinds)), 0
     yield "| kill | task | moment | step at the kill | goes on from step |"
     yield "|---|---|---|---|---|"
-    for kind in RUNS:
+    for kind in kinds:
         for kill in kill_at_random(kind, place / kind, each):
             number += 1
             moment = f"{kill.moment.place} {kill.moment.outer}, call {kill.moment.inner}"
@@ -191,5 +191,5 @@ def table(times, place):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
-        for row in table(int(sys.argv[1]), Path(place)):
+        for row in table(int(sys.argv[1]), sys.argv[2:] or list(RUNS), Path(place)):
             print(row, flush=True)

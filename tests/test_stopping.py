@@ -105,6 +105,7 @@ MOMENTS = {  # hook and how often it was called when the signal comes -> step of
     ("on_validation_batch_end", 2): 3,
     ("on_validation_end", 1): 3,
     ("on_save_checkpoint", 1): 3,
+    ("on_validation_batch_end", 5): 6,  # of the last validation
 }
 
 
@@ -300,6 +301,44 @@ def test_a_requeued_job_goes_on_with_its_own_run(unbroken, place, monkeypatch, c
         run(place / "runs")
     assert ended.value.code == 0
     assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_data_that_vanish_cost_no_step(workers, unbroken, place, monkeypatch, capsys):
+    (place / "data").unlink()
+    shutil.copytree(unbroken / "data", place / "data")
+
+    class Removes(L.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 4 and (place / "data").exists():
+                (place / "data").rename(place / "elsewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lk_downstream.cli.RunProgress", Removes)
+        with pytest.raises(SystemExit, match=r"cannot read .*No such file or directory"):
+            run(place / "runs", "--data.workers", workers)
+    said = capsys.readouterr().out.splitlines()[-1]
+    config, checkpoint = said.split()[-3::2]
+    stop = place / "runs/demo_segmentation/run_0"
+    assert said.startswith(f"stopped at step {last(stop)['global_step']} by an error; to go on: lk-downstream fit")
+    assert last(stop)["global_step"] > 3  # where the last validation has saved
+    (place / "elsewhere").rename(place / "data")
+    main("fit", ["--config", config, "--ckpt_path", checkpoint])
+    assert_same(stop.with_name("run_1"), unbroken / "runs/demo_segmentation/run_0")
+
+
+def test_a_folder_that_becomes_read_only(place, monkeypatch, capsys):
+    def open_(path, mode="r", *args, **options):
+        if path.name == "last.ckpt.part" and path.with_name("last.ckpt").exists():
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return open(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_)
+    with pytest.raises(SystemExit, match=r"Read-only file system \(.*last\.ckpt\.part\): make room, or name another"):
+        run(place / "runs")
+    monkeypatch.undo()
+    assert "; to go on: lk-downstream fit --config" in capsys.readouterr().out.splitlines()[-1]
+    assert last(place / "runs/demo_segmentation/run_0")["global_step"] == 3
 
 
 def test_a_loader_process_that_is_killed(place, monkeypatch):

@@ -103,6 +103,7 @@ class Checkpoints(ModelCheckpoint):
         self.saved_step = 0
         self.validated_step: int | None = None
         self.resumed = False  # from a checkpoint that says which step was validated
+        self.limits: tuple[int, int | None] | None = None  # of a run that only has its last validation to do
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Take the task's own figure if none was asked for, and refuse one that no validation has."""
@@ -143,7 +144,25 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Validate the step of a resumed checkpoint, if its run came to an end before it did."""
         if self.resumed:
-            validate_if_due(trainer, self.validated_step == trainer.global_step)
+            validate_if_due(trainer, self.validated_step == trainer.global_step, self.limits is not None)
+        if self.limits:
+            trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs = self.limits
+
+    def allow_last_validation(self, trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
+        """Let a run begin all of whose steps are done, if its last validation is not; whether it is not.
+
+        Args:
+            trainer: Before the training, whose limits are one more until it begins.
+            checkpoint: Of the last step.
+        """
+        state = checkpoint["callbacks"].get(self.state_key, {})
+        if state.get("validated_step", checkpoint["global_step"]) == checkpoint["global_step"]:
+            return False
+        loop = trainer.fit_loop
+        self.limits = (loop.epoch_loop.max_steps, loop.max_epochs)
+        loop.epoch_loop.max_steps += loop.epoch_loop.max_steps >= 0
+        loop.max_epochs = loop.max_epochs + 1 if loop.max_epochs and loop.max_epochs > 0 else loop.max_epochs
+        return True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,14 +200,13 @@ class Checkpoints(ModelCheckpoint):
         if trainer.fast_dev_run:
             return
         self._refuse_lost(trainer)
-        self.saved_step = trainer.global_step
         path = str(Path(self.dirpath) / "last.ckpt")
         if alone:
             content = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
             trainer.strategy.save_checkpoint(content, path)
         else:
             trainer.save_checkpoint(path, self.save_weights_only)
-        self.last_model_path = path
+        self.last_model_path, self.saved_step = path, trainer.global_step
 
     def _refuse_lost(self, trainer: L.Trainer) -> None:
         """End a run whose weights are infinite or not a number, which nothing brings back."""

@@ -7,16 +7,17 @@ import lightning as L
 from lk_downstream.data.module import DataModule
 
 
-def validate_if_due(trainer: L.Trainer, validated: bool) -> None:
+def validate_if_due(trainer: L.Trainer, validated: bool, last: bool = False) -> None:
     """Make up for the validation after the step of a checkpoint, before which its run has ended.
 
     Args:
         trainer: At the start of a resumed training.
         validated: Whether the run has done it.
+        last: Whether it is that of the end, which is due whatever the intervals.
     """
     if not isinstance(trainer.datamodule, DataModule):
         return  # such a run goes on by Lightning's own counters, which finish a validation that was cut off
-    if not trainer.enable_validation or not _is_due(trainer):
+    if not trainer.enable_validation or not (last or _is_due(trainer)):
         return
     loop = trainer.fit_loop.epoch_loop
     # Lightning begins with the end of such a step, where it counts it as logged: not twice.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import distributed
 
 from lk_downstream import slurm
 from lk_downstream.callbacks.checkpoints import Checkpoints
+from lk_downstream.errors import InputError
 from lk_downstream.machine import shown_path
 from lk_downstream.stopping import Signals, Stopped
 
@@ -34,6 +36,7 @@ class Stopping(L.Callback):
         self.signals = signals
         self.votes = Votes()
         self.saved = False  # in a validation of several processes
+        self.whole = False  # whether the state is that after a step
 
     def on_sanity_check_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Take the signals back from Lightning."""
@@ -49,10 +52,17 @@ class Stopping(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """End the run if any process is to stop."""
+        self.whole = False
         if batch_idx % trainer.accumulate_grad_batches == 0:
             number = self.votes.decide(self.signals.received or 0)
             if number:
                 raise Stopped(number, between_steps=True)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """From now on, until the next batch is there, the step could be saved."""
+        self.whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
     def on_validation_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:
         """End a validation that would take too long, or save before its end."""
@@ -73,18 +83,31 @@ class Stopping(L.Callback):
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         """Write the last step, and say how the run goes on."""
         self.signals.deferred = False
-        if not isinstance(exception, Stopped) or trainer.state.fn != "fit":
+        stopped = isinstance(exception, Stopped)
+        name = signal.Signals(exception.number).name if stopped else "an error"
+        if trainer.state.fn != "fit":
+            if stopped:
+                _say(f"stopped by {name}")
             return
-        if exception.between_steps and trainer.global_step:
+        if stopped and exception.between_steps and trainer.global_step:
             self._save(trainer)
-        if not trainer.is_global_zero:
-            return
-        name = signal.Signals(exception.number).name
-        Console(soft_wrap=True).print(
-            f"stopped at step {trainer.global_step} by {name}{self._how_to_go_on(trainer)}", markup=False
-        )
-        if name == "SIGUSR1":
+        elif not stopped and self._can_save(trainer, exception):
+            with suppress(OSError, InputError):  # the disk, or the weights, are what is wrong
+                self._save(trainer, alone=True)
+        if trainer.is_global_zero and (stopped or getattr(trainer.checkpoint_callback, "last_model_path", "")):
+            _say(f"stopped at step {trainer.global_step} by {name}{self._how_to_go_on(trainer)}")
+        if trainer.is_global_zero and name == "SIGUSR1":
             slurm.requeue()
+
+    def _can_save(self, trainer: L.Trainer, exception: BaseException) -> bool:
+        """Whether an error has come between two steps, as of loaders and full disks, and this process can save alone.
+
+        Within a validation, which may have other weights (averages) in their place for a moment, that holds of what
+        is raised where it happens, not of a loader's end, which interrupts whatever is under way.
+        """
+        own = not trainer.validating or isinstance(exception, (InputError, OSError))
+        alone = trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
+        return self.whole and own and alone and trainer.is_global_zero
 
     def _save(self, trainer: L.Trainer, alone: bool = False) -> None:
         checkpoints = trainer.checkpoint_callback
@@ -100,6 +123,10 @@ class Stopping(L.Callback):
         words = ["python", program] if program.endswith(".py") else ["lk-downstream", "fit"]
         words += ["--config", shown_path(str(config)), "--ckpt_path", shown_path(last)]
         return f"; to go on: {shlex.join(words)}"
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True).print(text, markup=False)
 
 
 class Votes:
