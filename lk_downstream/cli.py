@@ -214,7 +214,7 @@ class CLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, ValueError) as error:  # two callbacks of a kind: RuntimeError
-            raise InputError(f"--trainer: {refusals.one_line(error)}") from error
+            raise InputError(refusals.of_trainer(error, options)) from error
 
     def _new_folder(self, folder: Path) -> str:
         """Make the run's folder, at once: two runs that start together must not take the same."""

@@ -51,9 +51,11 @@ def resolve(args: Sequence[str]) -> list[str]:
     """The words of a command line with the files that ``--config`` names in place of names.
 
     Raises:
-        InputError: A file is not there, is no YAML, or is empty.
+        InputError: A file is not there, is no YAML, or is empty, or is named without ``--config``.
     """
     words = list(args)
+    if words and words[0] and not words[0].startswith("-"):
+        raise InputError(f"{words[0]} stands alone: a file of settings, or a config's name, is --config {words[0]}")
     for place, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option not in ("--config", "-c"):
@@ -67,6 +69,11 @@ def resolve(args: Sequence[str]) -> list[str]:
 
 def _checked(name: str) -> Path:
     path = find(name)
+    if path.suffix == ".py":
+        raise InputError(
+            f"--config: {path} is a program, as mmsegmentation's and mmdetection's configs are, which is not run: take "
+            "a config that lk-downstream fit --help lists, and weights of such a model by --model.weights FILE"
+        )
     try:
         content = trust.read_yaml(path)
     except InputError:

@@ -150,6 +150,9 @@ def _checked(source: str | Path) -> tuple[Path, bool]:
         raise InputError(
             f"{path} is a web page, not weights; open its address in a browser and download the file itself."
         )
+    if start and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        begin = start.decode("ascii").split("\n")[0].strip()[:60]
+        raise InputError(f"{path} is a text, which begins {begin!r}, not weights: download the file itself.")
     if start[257:262] == b"ustar" or start.startswith((b"\x1f\x8b", b"BZh", b"7z", b"Rar!", b"\xfd7zXZ")):
         raise InputError(f"{path} is an archive; unpack it and give the weight file in it.")
     if start.startswith(b"PK") and not trust.is_zip(path):

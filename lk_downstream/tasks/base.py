@@ -126,7 +126,7 @@ class Task(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load weights and adapt the modules to the machine, once."""
-        resume.refuse_other_batches(self.trainer)
+        resume.refuse_callbacks(self.trainer)
         draw_last(self.trainer)
         if self.weights and not self.trainer.ckpt_path:
             report = load_weights(self, self.weights)
@@ -209,11 +209,12 @@ class Task(L.LightningModule):
             )
         resume_plain(self.trainer, checkpoint)
         own, saved = ({k: v.shape for k, v in state.items()} for state in (self.state_dict(), checkpoint["state_dict"]))
-        wrong = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
+        both = own.keys() | saved.keys()
+        wrong = sorted(name for name in both if own.get(name) != saved.get(name))
         if wrong:
             raise InputError(
-                f"--ckpt_path: the checkpoint is of another model ({len(wrong)} of {len(own)} tensors differ, such as "
-                f"{wrong[0]}): give the config.yaml of its run as --config"
+                f"--ckpt_path: the checkpoint is of another model ({len(wrong)} of all {len(both)} tensors differ, "
+                f"such as {wrong[0]}): give the config.yaml of its run as --config"
             )
         if self.trainer.state.fn == "fit":
             resume.adopt(self.trainer, checkpoint)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 
+from lk_downstream.callbacks.checkpoints import Checkpoints
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError
 
@@ -25,7 +26,7 @@ def place(trainer: L.Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, DataModule):  # nothing is known of its epochs
         return checkpoint["loops"]
     epoch, within = divmod(step, data.epoch_steps or 1)  # data without a whole step are refused where they are loaded
-    _refuse_finished(trainer, step, epoch)
+    _refuse_finished(trainer, checkpoint, epoch)
     batches, current = (count * trainer.accumulate_grad_batches for count in (step, within))
     state = trainer.fit_loop.state_dict()
     _fill(state["epoch_loop.batch_progress"], batches, current)
@@ -45,9 +46,13 @@ def _fill(progress: dict[str, Any], total: int, current: int) -> None:
     progress["current"] = dict.fromkeys(progress["current"], current)
 
 
-def _refuse_finished(trainer: L.Trainer, step: int, epoch: int) -> None:
+def _refuse_finished(trainer: L.Trainer, checkpoint: dict[str, Any], epoch: int) -> None:
+    step, checkpoints = checkpoint["global_step"], trainer.checkpoint_callback
     for option, done, most in (("max_steps", step, trainer.max_steps), ("max_epochs", epoch, trainer.max_epochs)):
         if most is not None and 0 <= most <= done:
+            own = most == done and isinstance(checkpoints, Checkpoints)
+            if own and checkpoints.allow_last_validation(trainer, checkpoint):
+                return
             raise InputError(
                 f"--ckpt_path: the checkpoint is of step {step}, and trainer.{option} {most} ends the run there or "
                 f"before: raise --trainer.{option} to go on, or evaluate the checkpoint"
@@ -75,13 +80,21 @@ def adopt(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             checkpoint[name] = decide(trainer, checkpoint)
 
 
-def refuse_other_batches(trainer: L.Trainer) -> None:
-    """Refuse a callback by which an optimizer step would not see ``data.batch_size`` samples."""
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
-        raise InputError(
-            "--trainer.callbacks: GradientAccumulationScheduler would change the batch of an optimizer step, which is "
-            "data.batch_size: leave it out, and set trainer.accumulate_grad_batches"
-        )
+# Callbacks that a run cannot have -> why, and what there is.
+REFUSED = {
+    GradientAccumulationScheduler: "would change the batch of an optimizer step, which is data.batch_size: leave it "
+    "out, and set trainer.accumulate_grad_batches",
+    BatchSizeFinder: "would change data.batch_size, on which the recipe's learning rate stands: leave it out, and "
+    "raise trainer.accumulate_grad_batches until a batch fits into memory",
+    LearningRateFinder: "knows no parameter groups: take --trainer.callbacks+=FindLearningRate",
+}
+
+
+def refuse_callbacks(trainer: L.Trainer) -> None:
+    """Refuse callbacks by which a run would not be what its config says."""
+    for callback in trainer.callbacks:
+        if reason := REFUSED.get(type(callback)):
+            raise InputError(f"--trainer.callbacks: {type(callback).__name__} {reason}")
 
 
 def validate_last_step(trainer: L.Trainer, steps: float) -> None:
