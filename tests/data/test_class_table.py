@@ -170,6 +170,20 @@ def test_imagenets_validation_in_one_folder(flat, form):
         len(ImageNet("val", str(flat), labels="labels.txt", synsets="map_clsloc.txt"))
 
 
+def test_imagenet_as_kaggle_has_it(tmp_path):
+    folder = tmp_path / "ILSVRC/Data/CLS-LOC"
+    for wnid in WNIDS[:2]:
+        images(folder / "train" / wnid, f"{wnid}_1.JPEG", f"{wnid}_2.JPEG")
+    images(folder / "val", "ILSVRC2012_val_00000001.JPEG")
+    table(tmp_path, f"ImageId,PredictionString\nILSVRC2012_val_00000001,{WNIDS[1]} 1 1 2 2 \n", "LOC_val_solution.csv")
+    options = {"folder": "ILSVRC/Data/CLS-LOC/{split}", "labels": "LOC_val_solution.csv", "complete": False}
+    module = ClassificationData(partial(ImageNet, root=str(tmp_path), **options), 2, size=4, workers=0)
+    with pytest.warns(UserWarning, match=r"has no pictures of 1 of 1000 classes \(sea snake\)"):
+        module.setup("fit")
+    wnids = module.train_data.wnids
+    assert [wnids[module.val_set[0]["label"]], len(module.train_set)] == [WNIDS[1], 4]
+
+
 @pytest.mark.parametrize(
     ("labels", "synsets", "words"),
     [

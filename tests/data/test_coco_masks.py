@@ -1,6 +1,7 @@
 """COCO's panoptic annotations and instances as masks of classes."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ def test_instances(tmp_path):
     expected[:6, :6] = 2
     expected[1:3, 1:3] = 1  # the smaller one on top, though it stands first
     assert dataset[0]["mask"].tolist() == expected.tolist()
+    assert pickle.loads(pickle.dumps(dataset))[0]["mask"].tolist() == expected.tolist()
     without = CocoInstances("train", str(tmp_path), background=None)
     assert without.classes == ("cat", "sky")
     assert without[0]["mask"].tolist() == np.array([255, 0, 1, *[255] * 253])[expected].tolist()

@@ -1,6 +1,7 @@
 """The options that the README gives for public sets, on small trees that look like the real ones."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def test_a_public_set_by_its_options(tmp_path, monkeypatch, name):
         expected = np.reshape(expected, (4, 8))
     for dataset in (data.train_data, data.val_data):
         assert len(dataset) == 1
-        assert dataset[0]["mask"].tolist() == np.asarray(expected).tolist()
+        sent = pickle.loads(pickle.dumps(dataset))  # as to a loader process that is spawned
+        assert dataset[0]["mask"].tolist() == sent[0]["mask"].tolist() == np.asarray(expected).tolist()
 
 
 def test_no_public_set_is_left_out():

@@ -141,6 +141,8 @@ def test_paths_of_the_options(tmp_path, monkeypatch):
         SegmentationFolder("train", str(tmp_path), images="images/{splt}", classes=["a"])
     with pytest.raises(InputError, match=r"there is no folder .*absent: set the data set's root"):
         SegmentationFolder("train", str(tmp_path / "absent"))
+    with pytest.raises(InputError, match=r"images and masks share the folder .*both: set mask_suffix"):
+        SegmentationFolder("train", str(tmp_path), images="both", annotations="both", classes=["a"])
     with pytest.raises(InputError, match="mask_colours is true, but palette"):
         SegmentationFolder("train", str(tmp_path), mask_colours=True, classes=["a"])
 
