@@ -94,6 +94,7 @@ class CLI(LightningCLI):
         parser.description = DESCRIPTION
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--print_groups", action="store_true", help="print the optimizer's groups and stop")
+        parser.add_argument("--show_batches", type=str, help="draw the first training images to this PNG file and stop")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -148,7 +149,8 @@ class CLI(LightningCLI):
             config.return_predictions = False  # a callback writes them; together they may not fit into memory
         if self.subcommand == "validate":
             config.verbose = False  # the report has the figures
-        if checkpoint or config.model.init_args.get("weights") or config.get("print_groups"):
+        stops = config.get("print_groups") or config.get("show_batches")
+        if checkpoint or config.model.init_args.get("weights") or stops:
             backbone.weights = None
 
     def _choose_precision(self, trainer: Namespace) -> None:
@@ -180,9 +182,15 @@ class CLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def after_instantiate_classes(self) -> None:
-        """Give the task its recipe, which it saves in its checkpoints; or print its parameter groups and stop."""
+        """Give the task its recipe, which it saves in its checkpoints; or print groups, or show batches, and stop."""
         if self.config[self.subcommand].get("print_groups"):
             Console().print(groups_table(self.model.groups, self.model, self.model.optimizer_factory))
+            raise SystemExit(0)
+        if path := self.config[self.subcommand].get("show_batches"):
+            from lk_downstream.callbacks.sheet import write_batches
+
+            write_batches(path, self.trainer, self.model, self.datamodule)
+            print(f"samples      {path}")
             raise SystemExit(0)
         # The names of thousands of classes would take seconds on their way through the parser.
         plain = yaml.safe_load(self.parser.dump(_without_classes(self.config, self.subcommand), skip_none=False))

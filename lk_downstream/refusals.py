@@ -112,4 +112,5 @@ def _options() -> list[str]:
     groups = {"trainer": L.Trainer, "checkpoint": Checkpoints}
     own = [f"{group}.{name}" for group, source in groups.items() for name in inspect.signature(source).parameters]
     own += inspect.signature(Trainer.robustness).parameters
-    return [*own, "config", "model", "data", "ckpt_path", "seed_everything", "print_config", "print_groups"]
+    stops = ("print_config", "print_groups", "show_batches")
+    return [*own, "config", "model", "data", "ckpt_path", "seed_everything", *stops]

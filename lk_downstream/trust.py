@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lk_downstream import archives
 from lk_downstream.errors import DamagedFile, InputError
 
 if TYPE_CHECKING:
@@ -142,6 +141,8 @@ def read_bytes(path: str | os.PathLike, most: tuple[str, int] = MAX_FILE_BYTES) 
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        from lk_downstream import archives  # which needs NumPy, and a help text does not
+
         if (found := archives.locate(path)) is None:
             raise
         return found[0].read(found[1], limit(most))

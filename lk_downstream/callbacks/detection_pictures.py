@@ -159,7 +159,7 @@ def detection_picture(image: Tensor, objects: Objects, colours: np.ndarray, clas
         figure = Figure((inches, inches * height / width), dpi=max(width, 800) / inches)
         axis = figure.add_axes((0, 0, 1, 1))
         axis.axis("off")
-        _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes, MAX_SIDE)
+        draw_objects(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes, MAX_SIDE)
         return rendered(figure)
 
 
@@ -196,12 +196,12 @@ def detection_grid(
             row, column = divmod(index, per_row)
             for offset, (text, objects) in enumerate(((shown_name(name), truth), (heading, found))):
                 axis = axes[row, 2 * column + offset]
-                _draw(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
+                draw_objects(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
                 axis.set_title(text, fontsize=8)
         return rendered(figure)
 
 
-def _draw(
+def draw_objects(
     axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str], side: int = PANEL
 ) -> None:
     """One picture with its objects, the worst first, so that the best lie on top; no side has more pixels."""

@@ -1,30 +1,95 @@
-"""Read some of a data set's masks and print the values found against those expected."""
+"""Read some of a data set and say what is in it, and what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
+from lk_downstream import data
 from lk_downstream.commands.parsing import call
-from lk_downstream.data import SegmentationDataset
-from lk_downstream.data.check import check_dataset
+from lk_downstream.data import ClassFolder, DetectionDataset, SegmentationDataset
+from lk_downstream.data.check import REPORTS, Report, check_dataset
+from lk_downstream.data.duplicates import alike, fingerprint, image_paths, shared_images
+from lk_downstream.errors import InputError
 
 
-def check(dataset: Callable[[str], SegmentationDataset], split: str = "train", count: int = 200) -> int:
-    """Read samples of a data set and print what is in its masks; the exit code is 1 if training would refuse some.
+def check(
+    dataset: Callable[[str], SegmentationDataset | DetectionDataset | ClassFolder],
+    split: str | list[str] = "train",
+    count: int = 200,
+    sheet: str | None = None,
+) -> int:
+    """Read samples of a data set and print what is in it; the exit code is 1 if training would refuse some.
 
-    Example: --dataset SegmentationFolder --dataset.root data/mine --split val
+    Example: --dataset SegmentationFolder --dataset.root data/mine --split "[train, val]" --sheet samples.png
 
     Args:
-        dataset: ADE20K, Cityscapes or SegmentationFolder with its options, such as --dataset.root.
-        split: The split to read.
-        count: Largest number of samples to read.
+        dataset: Any data set for segmentation, detection or classification, such as SegmentationFolder, Coco or
+            ClassFolder, with its options, such as --dataset.root.
+        split: The split to read, or several, which are compared: classes that one lacks, images that are in both.
+        count: Largest number of samples to read of each.
+        sheet: A PNG file to draw some samples to, with their masks, boxes or labels.
     """
-    report = check_dataset(dataset(split), count)
-    print(report)
-    return 1 if report.problems else 0
+    reports: list[Report] = []
+    for name in [split] if isinstance(split, str) else split:
+        if reports:
+            print()
+        reports.append(check_dataset(dataset(name), count))
+        print(reports[-1])
+    for number, report in enumerate(reports):
+        for other in reports[:number]:
+            for line in compared(other, report):
+                print(f"\n{line}")
+    if sheet:
+        from lk_downstream.callbacks.sheet import write_sheet
+
+        write_sheet(sheet, reports[0].dataset, reports[0].chosen)
+        print(f"\nsamples      {sheet}")
+    return 1 if any(report.problems for report in reports) else 0
+
+
+def compared(one: Report, other: Report) -> list[str]:
+    """What two splits have in common that they should not, and the reverse."""
+    splits, lines = (one.dataset.split, other.dataset.split), []
+    if set(one.dataset.classes) != set(other.dataset.classes):
+        only = [sorted(set(a.dataset.classes) - set(b.dataset.classes)) for a, b in ((one, other), (other, one))]
+        lines += [f"problem: only {name} has the class {kinds[0]!r}" for name, kinds in zip(splits, only) if kinds]
+    paths = [list(image_paths(report.dataset)) for report in (one, other)]
+    same = shared_images(*paths, seconds=60)
+    known = set(same)
+    chosen = [[paths[i][number] for number in report.chosen] for i, report in enumerate((one, other))]
+    prints = [_fingerprints(part) for part in chosen]
+    pairs = [(chosen[0][first], chosen[1][second]) for first, second in alike(*prints)]
+    near = [pair for pair in pairs if pair not in known]
+    for what, found in (("are the same file", same), ("look the same, of those read", near)):
+        if found:
+            lines.append(
+                f"hint: {len(found)} images of {splits[0]} and {splits[1]} {what}, such as {found[0][0]} and "
+                f"{found[0][1]}: figures on them say nothing of new images"
+            )
+    return lines
+
+
+def _fingerprints(paths: list[str]) -> np.ndarray:
+    from PIL import Image
+
+    from lk_downstream.data.reading import read_picture
+
+    found = np.zeros((len(paths), 32), dtype=np.uint8)
+    for number, path in enumerate(paths):
+        try:
+            found[number] = fingerprint(Image.fromarray(read_picture(path).permute(1, 2, 0).numpy()))
+        except InputError:  # which the report names
+            continue
+    return found
 
 
 def main(args: list[str]) -> int:
     """Check by the words of a command line."""
-    names = [kind.__name__ for kind in SegmentationDataset.__subclasses__()]
-    return call("check-data", check, args, dict(zip(names, names)), as_positional=False)
+    kinds = [name for name in data.__all__ if isinstance(kind := getattr(data, name), type) and _has_report(kind)]
+    return call("check-data", check, args, dict(zip(kinds, kinds)), as_positional=False)
+
+
+def _has_report(kind: type) -> bool:
+    return issubclass(kind, tuple(REPORTS)) and kind not in (data.SegmentationDataset, data.DetectionDataset)

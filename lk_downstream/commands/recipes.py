@@ -21,13 +21,16 @@ NAME is a file of settings, or one of the configs below. Every setting is an opt
 configs:
 {configs}"""
 CHECKPOINT = "  --ckpt_path FILE         {}\n  --model.weights FILE     {}\n"
+STOPS = """  --print_groups           learning rates and decay, and stop
+  --show_batches FILE      draw the first training images as the network sees them, and stop
+"""
 EVALUATED = CHECKPOINT.format("a checkpoint of a run", "or published weights of a whole model")
 
 
 def fit(args: list[str]) -> int:
     """Train."""
     options = CHECKPOINT.format("go on with a stopped run", "start from weights of a whole model")
-    return _run("fit", "fit", args, options + "  --print_groups           learning rates and decay, and stop\n")
+    return _run("fit", "fit", args, options + STOPS)
 
 
 def evaluate(args: list[str]) -> int:

@@ -1,54 +1,90 @@
-"""Looks through a data set before a long training: which values the masks hold against those expected."""
+"""Looks through a data set before a long training: what is in it against what is expected, and what is wrong."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
+from lk_downstream.data.classification import ClassFolder
+from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.data.synthetic import counted
 from lk_downstream.errors import InputError, some
 
+SMALL, LARGE = 32**2, 96**2  # pixels of an object, as COCO divides them
+
 
 @dataclass
 class Report:
-    """What was found.
+    """What was found in a split.
 
     Attributes:
         dataset: The data set.
-        samples: Number of samples read.
-        pixels: Pixels with each value of the mask files, int64, (256,).
-        masks: Mask files that hold each value, int64, (256,).
+        chosen: Numbers of the samples that were read.
+        sizes: int64, (N, 2), heights and widths of their images.
         problems: One sentence for each sample that training would refuse.
     """
 
-    dataset: SegmentationDataset
-    samples: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    masks: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    dataset: Any
+    chosen: np.ndarray
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def samples(self) -> int:
+        """Number of samples that were read."""
+        return len(self.chosen)
+
+    def add(self, sample: dict[str, Any]) -> None:
+        """Count what a sample holds."""
+
+    def lines(self) -> list[str]:
+        """The table of the classes, and what else is to be said."""
+        raise NotImplementedError
+
     def __str__(self) -> str:
-        dataset, total = self.dataset, max(1, int(self.pixels.sum()))
-        lines = [
-            f"{type(dataset).__name__} {dataset.split}: {len(dataset)} pictures, {self.samples} of them read",
-            f"{'value':>5}  {'class':24} {'masks':>6} {'pixels':>8}",
-        ]
-        for value in np.flatnonzero(self.masks):
-            share = 100 * self.pixels[value] / total
-            lines.append(f"{value:5}  {self.meaning(value):24} {self.masks[value]:6} {share:6.2f} %")
-        seen = set(dataset.label_table[np.flatnonzero(self.masks)].tolist())
-        if absent := [name for index, name in enumerate(dataset.classes) if index not in seen]:
-            names = ", ".join(absent[:8]) + (" ..." if len(absent) > 8 else "")
-            lines.append(f"{len(absent)} of {len(dataset.classes)} classes not seen: {names}")
-        if doubt := dataset.doubt(np.flatnonzero(self.masks)):
-            lines.append(f"hint: {doubt}")
+        dataset = self.dataset
+        lines = [f"{type(dataset).__name__} {dataset.split}: {len(dataset)} images, {self.samples} of them read"]
+        if len(self.sizes):
+            order = self.sizes[self.sizes.prod(1).argsort(kind="stable")]
+            smallest, median, largest = (f"{w} x {h}" for h, w in (order[0], order[len(order) // 2], order[-1]))
+            one = (order == order[0]).all()
+            lines.append(f"all {smallest}" if one else f"sizes {smallest} to {largest}, median {median}")
+        lines += self.lines()
         lines += [f"problem: {problem}" for problem in self.problems[:20]]
         if len(self.problems) > 20:
             lines.append(f"and {len(self.problems) - 20} problems more")
         return "\n".join(lines)
+
+
+@dataclass
+class MaskReport(Report):
+    """What the masks of a split hold.
+
+    Attributes:
+        pixels: Pixels with each value of the mask files, int64, (256,).
+        masks: Mask files that hold each value, int64, (256,).
+    """
+
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    masks: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+
+    def lines(self) -> list[str]:
+        """Each value with its class, its masks and its share of the pixels."""
+        dataset, total = self.dataset, max(1, int(self.pixels.sum()))
+        lines = [f"{'value':>5}  {'class':24} {'masks':>6} {'pixels':>8}"]
+        for value in np.flatnonzero(self.masks):
+            share = 100 * self.pixels[value] / total
+            lines.append(f"{value:5}  {self.meaning(value):24} {self.masks[value]:6} {share:6.2f} %")
+        seen = set(dataset.label_table[np.flatnonzero(self.masks)].tolist())
+        lines += _absent([name for index, name in enumerate(dataset.classes) if index not in seen], dataset.classes)
+        if doubt := dataset.doubt(np.flatnonzero(self.masks)):
+            lines.append(f"hint: {doubt}")
+        return lines
 
     def meaning(self, value: int) -> str:
         """The class that a value of the mask files stands for."""
@@ -56,8 +92,59 @@ class Report:
         return {IGNORE_INDEX: "(unlabelled)", OUTSIDE: "OUTSIDE THE CLASSES"}.get(label) or self.dataset.classes[label]
 
 
-def check_dataset(dataset: SegmentationDataset, count: int = 200) -> Report:
-    """Read samples evenly spread over a data set and collect what is in them and what is wrong.
+class ObjectReport(Report):
+    """What the annotations of a split hold, all of them."""
+
+    def lines(self) -> list[str]:
+        """Each class with its objects by size, and its images."""
+        index = self.dataset.index
+        areas = (index.boxes[:, 2:] - index.boxes[:, :2]).prod(1)
+        owner = np.repeat(np.arange(len(index.files)), np.diff(index.first))
+        lines = [f"{'class':24} {'objects':>8} {'small':>8} {'medium':>8} {'large':>8} {'crowds':>8} {'images':>8}"]
+        for label, name in enumerate(self.dataset.classes):
+            of_class = index.labels == label
+            single = of_class & ~index.crowd
+            small, large = (single & (areas < SMALL)).sum(), (single & (areas > LARGE)).sum()
+            counts = (single.sum(), small, single.sum() - small - large, large, (of_class & index.crowd).sum())
+            images = len(np.unique(owner[of_class]))
+            lines.append(f"{name:24} " + " ".join(f"{count:8}" for count in (*counts, images)))
+        empty = int((np.diff(index.first) == 0).sum())
+        if empty:
+            lines.append(f"{empty} images without any object")
+        if len(owner):
+            most = np.diff(index.first)
+            lines.append(f"objects in an image: {most.mean():.1f} on average, {most.max()} at most")
+        absent = [name for label, name in enumerate(self.dataset.classes) if not (index.labels == label).any()]
+        return [*lines, *_absent(absent, self.dataset.classes), *(f"note: {note}" for note in index.notes)]
+
+
+class LabelReport(Report):
+    """What the labels of a split are, all of them."""
+
+    def lines(self) -> list[str]:
+        """Each class with its images."""
+        labels, classes = self.dataset.samples[1], self.dataset.classes
+        counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
+        lines = [f"{'class':24} {'images':>8} {'share':>8}"]
+        for name, count in zip(classes, counts.tolist()):
+            if count:
+                lines.append(f"{name:24} {int(count):8} {100 * count / len(labels):6.2f} %")
+        return lines + _absent([name for name, count in zip(classes, counts) if not count], classes)
+
+
+def _absent(names: list[str], classes: tuple[str, ...]) -> list[str]:
+    return [f"{len(names)} of {len(classes)} classes not seen: {some(names, 8)}"] if names else []
+
+
+REPORTS: dict[type[Dataset], type[Report]] = {
+    SegmentationDataset: MaskReport,
+    DetectionDataset: ObjectReport,
+    ClassFolder: LabelReport,
+}
+
+
+def check_dataset(dataset: Any, count: int = 200) -> Report:
+    """Read samples evenly spread over a data set and collect what is in it and what is wrong.
 
     Args:
         dataset: The data set.
@@ -69,39 +156,17 @@ def check_dataset(dataset: SegmentationDataset, count: int = 200) -> Report:
     if count < 1:
         raise InputError(f"count is {count}: read at least 1 sample")
     total = len(dataset)
-    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
-    report = Report(dataset, samples=len(chosen))
-    for index in counted(chosen, len(chosen), "reading"):
+    kind = next(report for family, report in REPORTS.items() if isinstance(dataset, family))
+    report = kind(dataset, np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)))
+    sizes = []
+    for index in counted(report.chosen.tolist(), report.samples, "reading"):
         try:
-            values = np.bincount(dataset.read_values(dataset.samples[index][2]).numpy().ravel(), minlength=256)
-            report.pixels += values
-            report.masks += values > 0
-            dataset[index]
+            if isinstance(report, MaskReport):
+                values = np.bincount(dataset.read_values(dataset.samples[index][2]).numpy().ravel(), minlength=256)
+                report.pixels += values
+                report.masks += values > 0
+            sizes.append(tuple(dataset[index]["image"].shape[-2:]))
         except InputError as error:
             report.problems.append(str(error))
+    report.sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     return report
-
-
-def doubts(dataset: SegmentationDataset, most_pixels: float = 3e8) -> list[str]:
-    """What a training should say first: classes that no mask has, and masks that mean something else than they should.
-
-    Masks all over the data set are read until every class was seen, or about ``most_pixels`` (two seconds). Of more
-    masks than that no class is said to be absent, as it may be rare.
-    """
-    order = np.random.default_rng(0).permutation(len(dataset)).tolist()
-    values, pixels, read = np.zeros(256, dtype=bool), 0, 0
-    for index in order:
-        try:
-            mask = dataset.read_values(dataset.samples[index][2]).numpy()
-        except InputError:
-            continue  # which the training names
-        values[mask.ravel()] = True
-        pixels, read = pixels + mask.size, read + 1
-        absent = sorted(set(range(len(dataset.classes))) - set(dataset.label_table[np.flatnonzero(values)].tolist()))
-        if not absent or pixels > most_pixels:
-            break
-    found = [doubt] if (doubt := dataset.doubt(np.flatnonzero(values))) else []
-    if read == len(order) and absent:
-        names = some((dataset.classes[index] for index in absent), 8)
-        found.append(f"{len(absent)} of {len(dataset.classes)} classes are in none of the {read} masks: {names}")
-    return found

@@ -75,8 +75,8 @@ class SegmentationFolder(SegmentationDataset):
         self.image_suffix, self.mask_suffix = image_suffix, mask_suffix
         if self.images == self.annotations and not mask_suffix:
             raise InputError(
-                f"images and masks share the folder {self.root / self.images}: set mask_suffix to what the masks' names "
-                "end in after those of their images, such as _mask.png (or .png, beside .jpg)"
+                f"images and masks share the folder {self.root / self.images}: set mask_suffix to what the masks' "
+                "names end in after those of their images, such as _mask.png (or .png, beside .jpg)"
             )
         self.list_file = self.root / placed("lists", lists, split) if lists else None
         if binary and classes is None and not (self.root / "classes.txt").exists():

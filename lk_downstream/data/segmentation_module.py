@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch.utils.data import Subset
 
-from lk_downstream.data.check import doubts
+from lk_downstream.data.doubts import doubts
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.sampling import Sampling

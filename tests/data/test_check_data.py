@@ -1,10 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lk_downstream.commands import run
 from lk_downstream.commands.check_data import check
-from lk_downstream.data import ADE20K, SegmentationFolder, Synthetic
+from lk_downstream.data import ADE20K, ClassFolder, Coco, ImageNet, SegmentationFolder, Synthetic
 from lk_downstream.data.check import check_dataset
 from lk_downstream.errors import InputError
 
@@ -16,7 +18,7 @@ def test_report(tmp_path):
     assert report.problems == []
     assert report.pixels.sum() == 5 * 40 * 48
     text = str(report)
-    assert "ADE20K training: 9 pictures, 5 of them read" in text
+    assert "ADE20K training: 9 images, 5 of them read" in text
     assert "(unlabelled)" in text
     assert "sky" in text
     assert "142 of 150 classes not seen: wall, floor" in text
@@ -38,9 +40,70 @@ def test_command(tmp_path, capsys):
     root = str(tmp_path / "ade")
     ADE20K("val", root).write_synthetic(Synthetic(train=1, val=3, size=(40, 48)))
     assert check(lambda split: ADE20K(split, root), "val") == 0
-    assert "ADE20K validation: 3 pictures" in capsys.readouterr().out
+    assert "ADE20K validation: 3 images" in capsys.readouterr().out
     assert check(lambda split: SegmentationFolder(split, root, classes=["x"]), "validation") == 1
     assert "problem: " in capsys.readouterr().out
+
+
+def test_objects_and_labels_are_counted(tmp_path, capsys):
+    Coco("train", str(tmp_path / "coco")).write_synthetic(Synthetic(train=6, val=2, size=(60, 80)))
+    dataset = Coco("train", str(tmp_path / "coco"))
+    text = str(check_dataset(dataset, count=3))
+    assert "Coco train: 6 images, 3 of them read" in text
+    assert "all 80 x 60" in text
+    for label, name in enumerate(dataset.classes):
+        row = next((line for line in text.splitlines() if line.startswith(f"{name} ")), "").split()
+        single = (dataset.index.labels == label) & ~dataset.index.crowd
+        assert int(row[-6]) == single.sum() == sum(map(int, row[-5:-2]))
+    ImageNet("train", str(tmp_path / "in")).write_synthetic(Synthetic(train=9, val=6, size=(20, 24)))
+    root = str(tmp_path / "in")
+    sheet = tmp_path / "sheet.png"
+    splits = ["train", "val"]
+    assert check(lambda split: ImageNet(split, root, complete=False), splits, sheet=str(sheet)) == 0
+    printed = capsys.readouterr().out
+    assert "ImageNet val: 6 images" in printed
+    assert "994 of 1000 classes not seen" in printed
+    assert Image.open(sheet).size[0] > 800
+
+
+@pytest.mark.parametrize("change", [None, "resized", "copied"])
+def test_images_that_two_splits_share(tmp_path, capsys, change):
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                coarse = Image.fromarray(generator.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+                coarse.resize((96, 80), Image.BICUBIC).save(tmp_path / split / name / f"{number}.png")
+            colour = (30 + ord(name), 90, 200 - len(split))  # a plain area is like any other, and no duplicate
+            Image.new("RGB", (96, 80), colour).save(tmp_path / split / name / f"plain{split}.png")
+    first, second = tmp_path / "train/a/0.png", tmp_path / "val/b/9.png"
+    if change == "resized":
+        Image.open(first).resize((70, 60), Image.BICUBIC).save(second.with_suffix(".jpg"), quality=70)
+    elif change == "copied":
+        shutil.copy(first, second)
+    check(lambda split: ClassFolder(split, str(tmp_path)), ["train", "val"])
+    printed = capsys.readouterr().out.replace("\n", " ")
+    expected = {"resized": "train and val look the same", "copied": "train and val are the same file"}
+    if change:
+        assert f"1 images of {expected[change]}" in printed
+        assert f"{second.stem}" in printed
+    assert printed.count("look the same") == (change == "resized")
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection", "classification"])
+def test_batches_as_the_network_sees_them(tmp_path, monkeypatch, capsys, task):
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", f"demo_{task}", "--data.synthetic", "{train: 16, val: 2, size: [48, 64]}"]
+    words += ["--data.workers", "0", "--show_batches", "batches.png"]
+    words += {"segmentation": ["--data.crop_size", "32"], "classification": ["--model.mixup", "0.8"]}.get(task, [])
+    words += ["--data.batch_size", "8"]
+    with pytest.raises(SystemExit) as stop:
+        run("fit", words)
+    assert stop.value.code == 0
+    assert Image.open("batches.png").size[0] > 1000
+    assert "batches.png" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

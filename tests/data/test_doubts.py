@@ -15,7 +15,8 @@ from lk_downstream.data import (
     SegmentationData,
     SegmentationFolder,
 )
-from lk_downstream.data.check import check_dataset, doubts
+from lk_downstream.data.check import check_dataset
+from lk_downstream.data.doubts import doubts
 from lk_downstream.data.labels import label_table
 from lk_downstream.errors import InputError
 
