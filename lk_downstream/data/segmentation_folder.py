@@ -148,7 +148,7 @@ class SegmentationFolder(SegmentationDataset):
         return read_mask(path, self.colours)
 
     def pairing_hint(self, pictures: Path, masks: Path) -> str:
-        """The suffixes that would pair the files of two folders."""
+        """The suffixes that would pair the files of two folders, or that masks are no JPEG files."""
         if self.image_suffix or self.mask_suffix:
             return ""
         found = []
@@ -156,6 +156,8 @@ class SegmentationFolder(SegmentationDataset):
         for folder, pattern, extensions in sides:
             names = [below(f"{place}/{entry.name}".removeprefix("./"), pattern) for place, entry in walk(folder)]
             found.append([name for name in names if name and suffix_key(name, "", extensions)])
+        if not found[1] and any(name and suffix_key(name, "", (".jpg", ".jpeg")) for name in names):
+            return "its files are JPEG, which changes class numbers: write the masks as PNG"
         return suggest_suffixes(*found)
 
     def _missing(self, folder: Path) -> str:

@@ -94,6 +94,7 @@ def test_binary_masks_of_antialiased_edges_are_refused(tmp_path):
         (["1_sat.jpg", "2_sat.jpg"], ["1_m.png", "2_m.png"], "set mask_suffix _m.png and image_suffix _sat.jpg"),
         (["1_img.jpg", "2_img.jpg"], ["1.png", "2.png"], "set mask_suffix .png and image_suffix _img.jpg"),
         (["a.jpg", "b.jpg"], ["a.json", "b.json"], "the masks end in .json: set mask_suffix .json"),
+        (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], "its files are JPEG, which changes class numbers: write the masks as"),
         (["a.jpg", "b.jpg"], ["c_mask.png", "d_mask.png"], "add the mask or remove the picture"),
     ],
 )
