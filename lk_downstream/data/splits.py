@@ -117,7 +117,7 @@ class Splits:
             units, what = groups.max(initial=-1) + 1, f"groups of {self.group_by}"
         if units < len(shares):
             number = len(shares)
-            raise InputError(f"{root} has {units} {what}, too few for {number} parts: ask for fewer, or group otherwise")
+            raise InputError(f"{root} has {units} {what}, too few for {number} parts: ask for fewer or group otherwise")
         rng = np.random.default_rng(self.seed)
         part = single_parts(strata, shares, rng) if groups is None else group_parts(groups, strata, shares, rng)
         held = part == (self.fold or 0)
