@@ -55,21 +55,25 @@ class Child:
     def wait(self, seconds=120):
         """Its exit status, negative if a signal has killed it."""
         end = time.monotonic() + seconds
-        while self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > end:
+        while not self.done():
+            if time.monotonic() > end:
                 os.killpg(self.pid, signal.SIGKILL)
                 raise AssertionError(f"it does not end:\n{self.printed()}")
             time.sleep(0.01)
         return self.status
 
+    def done(self):
+        """Whether it has ended, with its exit status."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if pid else None
+        return self.status is not None
+
     def until(self, condition, seconds=120):
         """Wait until ``condition()`` is true; what it gave."""
         end = time.monotonic() + seconds
         while not (value := condition()):
-            if os.waitpid(self.pid, os.WNOHANG)[0]:
+            if self.done():
                 raise AssertionError(f"it has ended:\n{self.printed()}")
             assert time.monotonic() < end, self.printed()
             time.sleep(0.005)

@@ -89,7 +89,7 @@ class Watch:
 
 def complete(folder):
     """Read every file that the runs below a folder have left; the newest last checkpoint, or None."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted((folder / "runs").rglob("*")):
         if ".part" in path.suffixes:  # what a killed process was writing
             continue
         if path.suffix == ".json":
@@ -147,13 +147,13 @@ def kill_at_random(kind, folder, times, seed=0):
     while kills < times:
         place = list(PLACES)[kills % len(PLACES)]
         moment = Moment(place, chance.randint(1, PLACES[place][1]), chance.randint(1, round(calls[place])))
-        parts = folder / f"parts_{chain}"
+        parts, began = folder / f"parts_{chain}", at(checkpoint, "global_step")  # not known before it is restored
         child = fit(kind, parts, checkpoint, Watch(moment))
         status = child.wait(600)
         assert status in (0, -signal.SIGKILL), child.printed()
         checkpoint = complete(parts) or checkpoint
         if status:
-            step, reached = int(child.printed().split()[-1]), at(checkpoint, "global_step")
+            step, reached = max(int(child.printed().split()[-1]), began), at(checkpoint, "global_step")
             assert step - 1 <= reached <= step, (moment, step, reached)
             kills += 1
             yield Kill(moment, step, reached)
