@@ -64,7 +64,7 @@ class InSharedMemory:
 
 
 def _share(value: Any) -> None:
-    if isinstance(value, torch.Tensor):
+    if hasattr(value, "share_memory_"):  # a tensor, or what holds tensors
         value.share_memory_()
     elif isinstance(value, (dict, list, tuple)):
         for part in value.values() if isinstance(value, dict) else value:

@@ -60,6 +60,10 @@ class Target:
         """The target in memory from which a GPU copies while the host goes on."""
         return self._each(lambda value: value.pin_memory())
 
+    def share_memory_(self) -> Target:
+        """The target in memory that a loader process shares with the training."""
+        return self._each(lambda value: value.share_memory_())
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Target:
         return Target({k: change(value) if isinstance(value, Tensor) else value for k, value in self._values.items()})
 

@@ -159,6 +159,19 @@ class Task(L.LightningModule):
         for config in self.trainer.lr_scheduler_configs:
             catch_up(config.scheduler, self.trainer.global_step)
 
+    def on_validation_start(self) -> None:
+        """Evaluate no lost model; a training has its checkpoints' own words for it."""
+        if self.trainer.state.fn == "fit":
+            return
+        lost = [name for name, weight in self.named_parameters() if not bool(weight.isfinite().all())]
+        if lost:
+            raise InputError(
+                f"{len(lost)} of the model's tensors, such as {lost[0]}, are infinite or not a number, so that its "
+                "figures and predictions would mean nothing: take a checkpoint of an earlier step"
+            )
+
+    on_predict_start = on_validation_start
+
     def on_train_batch_end(self, *args: Any) -> None:
         """Validate the last step."""
         resume.validate_last_step(self.trainer, run_steps(self.trainer))
