@@ -129,10 +129,10 @@ def test_figures_by_hand_and_the_mark_of_partial_ones(tmp_path):
 
 def test_one_set_alone(tmp_path, capsys):
     picture(tmp_path / "a" / WNIDS[6] / "0.jpg")
-    report = RobustnessReport(find_trees({"imagenet_a": str(tmp_path / "a")}, WNIDS))
+    report, task = RobustnessReport(find_trees({"imagenet_a": str(tmp_path / "a")}, WNIDS)), SimpleNamespace(results={})
     batch = {"label": torch.tensor([6, 6]), "part": torch.tensor([0, 0])}
     report.on_validation_batch_end(None, None, {"prediction": torch.randn(2, 1000)}, batch, 0)
-    report.on_validation_end(SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True), None)
+    report.on_validation_end(SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True), task)
     assert report.results["ImageNet-A"] == {
         "top1": 1.0, "pictures": 2, "classes": 1, "missing": ["199 of 200 classes"],
     }  # fmt: skip
