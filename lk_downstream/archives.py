@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from lk_downstream.errors import DamagedFile, InputError
 SUFFIXES = (".zip", ".tar")
 STORED, DEFLATED = 0, 8  # methods of a zip archive; what a tar archive holds is stored
 VERSION = 1  # of the files of an index
+Arrays = TypeVar("Arrays", bound=tuple)  # a named tuple of them
 _LOCAL = struct.Struct("<4s22xHH")  # the header before the content in a zip archive: mark, lengths of name and extra
 _LOCK = threading.Lock()
 _KNOWN: dict[str, tuple[Any, str]] = {}  # folder -> archive that it lies in, and where
@@ -73,6 +74,7 @@ class Index(NamedTuple):
         offsets: int64, (N,), where each file's content begins; of a zip archive, the header before it.
         sizes: int64, (N, 2), bytes in the archive, and unpacked.
         kinds: int64, (N, 2), the method, and the check sum of zip archives.
+        stamp: int64, (3,), of what the index is: its version, and size and time of the archive.
     """
 
     names: np.ndarray
@@ -80,6 +82,7 @@ class Index(NamedTuple):
     offsets: np.ndarray
     sizes: np.ndarray
     kinds: np.ndarray
+    stamp: np.ndarray
 
 
 class Archive:
@@ -294,49 +297,58 @@ def _stamp(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def _cached_index(path: Path) -> Index:
-    key = "-".join(map(str, (VERSION, *_stamp(path))))
-    cache = Path(os.environ.get("LK_CACHE") or Path.home() / ".cache" / "lk_downstream")
-    folders = [
-        path.with_name(f".{path.name}.index") / key,
-        cache / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32] / key,
-    ]
+    stamp = np.array([VERSION, *_stamp(path)], dtype=np.int64)
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    folders = [path.with_name(f".{path.name}.index"), cache_folder() / f"archive-{name}"]
     for folder in folders:
-        if (index := _load(folder)) is not None:
+        index = load_arrays(folder, Index)
+        if index is not None and np.array_equal(index.stamp, stamp):
             return index
-    index = _scan(path)
+    index = _scan(path)._replace(stamp=stamp)
     for folder in folders:
         try:
-            return _keep(folder, index)
+            return keep_arrays(folder, index)
         except OSError:
             continue
     return index
 
 
-def _load(folder: Path) -> Index | None:
+def cache_folder() -> Path:
+    """Where what was found out of files is kept: ``LK_CACHE``, by default ``~/.cache/lk_downstream``."""
+    return Path(os.environ.get("LK_CACHE") or Path.home() / ".cache" / "lk_downstream")
+
+
+def load_arrays(folder: Path, kind: type[Arrays]) -> Arrays | None:
+    """Map the arrays that :func:`keep_arrays` has written; None where there are none."""
     try:
-        parts = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in Index._fields]
+        parts = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in kind._fields]
     except (OSError, ValueError, EOFError):
         return None
-    return Index(*parts) if len({len(part) for part in parts[1:]}) == 1 else None
+    return kind(*parts)
 
 
-def _keep(folder: Path, index: Index) -> Index:
-    """Write the files of an index so that no process sees half of them, and map them."""
+def keep_arrays(folder: Path, arrays: Arrays) -> Arrays:
+    """Write a named tuple of arrays in the place of another, so that no process sees half of them, and map them.
+
+    Raises:
+        OSError: They cannot be written there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent))
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
     try:
-        for name, array in index._asdict().items():
+        for name, array in arrays._asdict().items():
             np.save(part / f"{name}.npy", array, allow_pickle=False)
         os.chmod(part, 0o755)
-        for other in folder.parent.iterdir():  # of the archive as it was before
-            if other not in (part, folder) and other.name.startswith(f"{VERSION}-"):
-                shutil.rmtree(other, ignore_errors=True)
+        if folder.is_dir():
+            folder.rename(part / "former")  # another process may be faster
         part.rename(folder)
+        shutil.rmtree(folder / "former", ignore_errors=True)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
-        if _load(folder) is None:  # else another process was faster
+        if load_arrays(folder, type(arrays)) is None:
             raise
-    return _load(folder) or index
+        return arrays
+    return load_arrays(folder, type(arrays)) or arrays
 
 
 def _scan(path: Path) -> Index:
@@ -359,6 +371,7 @@ def _scan(path: Path) -> Index:
         np.frombuffer(b"".join(names), np.uint8),
         np.cumsum([len(name) for name in names]),
         *(np.ascontiguousarray(part) for part in (numbers[:, 0], numbers[:, 1:3], numbers[:, 3:])),
+        np.zeros(0, dtype=np.int64),
     )
 
 

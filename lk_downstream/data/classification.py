@@ -16,6 +16,7 @@ from lk_downstream import archives
 from lk_downstream.archives import Place
 from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.imagenet_labels import read_labels
+from lk_downstream.data.listing import images_in
 from lk_downstream.data.pairing import placed, same_letters
 from lk_downstream.data.reading import find_pictures, read_picture
 from lk_downstream.data.synthetic import Synthetic
@@ -92,26 +93,24 @@ class ClassFolder(Dataset):
         raise InputError(f"{type(self).__name__} has no generated data: remove the option synthetic")
 
     @cached_property
-    def samples(self) -> tuple[np.ndarray, np.ndarray]:
+    def samples(self) -> tuple[Sequence[bytes], np.ndarray]:
         """Path below the split's folder (bytes) and label (int32) of every picture, in the order of the paths.
 
-        Two arrays and not a list of pairs: millions of Python objects would be copied into every loader process.
+        Rows of bytes and numbers and not a list of pairs: millions of Python objects would be copied into every loader
+        process.
 
         Raises:
             InputError: A class folder is unknown, cannot be listed, or holds no picture.
         """
         labels = {same_letters(name): label for label, name in enumerate(self.class_folders)}
-        paths, counts = [], []
-        for name in self.found:
-            pictures = sorted(find_pictures(self.folder, name))
-            if not pictures and not self.known:
-                raise InputError(
-                    f"{self.folder / name} holds no picture: add pictures of this class, or remove the folder"
-                )
-            paths += pictures
-            counts.append(len(pictures))
-        found = [labels[same_letters(name)] for name in self.found]
-        return np.array(paths, dtype=np.bytes_), np.repeat(found, counts).astype("i4")
+        paths, counts = images_in(self.folder, self.found)
+        if not counts.all() and not self.known:
+            raise InputError(
+                f"{self.folder / self.found[counts.argmin()]} holds no picture: add pictures of this class, or remove "
+                "the folder"
+            )
+        found = np.array([labels[same_letters(name)] for name in self.found], dtype=np.int32)
+        return paths, np.repeat(found, counts)
 
     def image_path(self, index: int) -> Path:
         """The file of a picture."""

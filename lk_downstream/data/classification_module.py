@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -122,6 +123,9 @@ class ClassificationData(DataModule):
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
         if self.synthetic is not None and not self.train_data.root.exists():
             self.train_data.write_synthetic(self.synthetic)
+        if self._world_size > 1 and self.train_data.source.exists():
+            with contextlib.suppress(InputError):  # which all processes say in setup
+                len(self.train_data)  # one process lists the files, and the others find the list
 
     def setup(self, stage: str | None = None) -> None:
         """List the files of the splits that the stage (fit, validate, predict) needs.

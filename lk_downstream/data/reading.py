@@ -25,10 +25,10 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", "
 _ORIENTATION = 0x0112  # EXIF tag; from 5 on width and height are exchanged
 
 
-def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
+def find_pictures(root: Path, folder: str = ".", visited: list[str] | None = None) -> list[bytes]:
     """Paths below ``root`` of all images in its ``folder`` and below, also behind links; hidden files do not count.
 
-    A file that several paths lead to counts once.
+    A file that several paths lead to counts once. The folders that are looked into are added to ``visited``.
 
     Raises:
         InputError: A folder cannot be listed.
@@ -36,7 +36,7 @@ def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
     found: list[bytes] = []
     numbers = array("Q")  # of the files on their disk
     links: dict[bytes, tuple[int, int] | None] = {}  # and the disk and number of what they lead to
-    for place, entry in walk(root, folder):
+    for place, entry in walk(root, folder, visited):
         if entry.name.lower().endswith(PICTURE_SUFFIXES):
             path = os.fsencode(f"{place}/{entry.name}")
             if not entry.is_symlink():
@@ -55,11 +55,11 @@ def find_pictures(root: Path, folder: str = ".") -> list[bytes]:
     return found
 
 
-def walk(root: Path, folder: str = ".") -> Iterator[tuple[str, os.DirEntry]]:
+def walk(root: Path, folder: str = ".", visited: list[str] | None = None) -> Iterator[tuple[str, os.DirEntry]]:
     """All files in a ``folder`` of ``root`` and below: their folder's path below ``root``, and their entry.
 
     Hidden files and folders do not count. Links are followed, but no folder is visited twice: a link may lead to a
-    folder above it, and so on without end.
+    folder above it, and so on without end. The folders that are looked into are added to ``visited``.
 
     Raises:
         InputError: A folder cannot be listed.
@@ -73,6 +73,8 @@ def walk(root: Path, folder: str = ".") -> Iterator[tuple[str, os.DirEntry]]:
                 if (status.st_dev, status.st_ino) in seen:
                     continue
                 seen.add((status.st_dev, status.st_ino))
+            if visited is not None:
+                visited.append(place)
             with archives.scandir(root / place) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
