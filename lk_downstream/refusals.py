@@ -63,6 +63,8 @@ def _outside(error: Exception) -> str | None:
         return f"{error.strerror}{where}: {place}; what was complete before is still there"
     if isinstance(error, OSError) and error.errno in GONE and error.filename:
         return f"{error.strerror} ({error.filename}): see whether its disk or folder is still there, and bring it back"
+    if isinstance(error, AttributeError) and str(error).startswith("When using the learning rate finder"):
+        return "Lightning's LearningRateFinder knows no parameter groups: take --trainer.callbacks+=FindLearningRate"
     if isinstance(error, RuntimeError) and ("closed by peer" in str(error) or type(error).__name__.startswith("Dist")):
         return "another process of this run has failed, see its message"
     if isinstance(error, RuntimeError):
