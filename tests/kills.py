@@ -150,6 +150,8 @@ def kill_at_random(kind, folder, times, seed=0):
         parts, began = folder / f"parts_{chain}", at(checkpoint, "global_step")  # not known before it is restored
         child = fit(kind, parts, checkpoint, Watch(moment))
         status = child.wait(600)
+        if "ends the run there" in child.printed():  # it was killed when only drawing was left
+            status = 0
         assert status in (0, -signal.SIGKILL), child.printed()
         checkpoint = complete(parts) or checkpoint
         if status:
@@ -162,7 +164,7 @@ def kill_at_random(kind, folder, times, seed=0):
             chain, checkpoint = chain + 1, None
     if checkpoint:
         child = fit(kind, folder / f"parts_{chain}", checkpoint)
-        assert child.wait(600) == 0, child.printed()
+        assert child.wait(600) == 0 or "ends the run there" in child.printed(), child.printed()
         assert_same(complete(folder / f"parts_{chain}"), expected)
 
 
