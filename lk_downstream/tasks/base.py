@@ -160,15 +160,8 @@ class Task(L.LightningModule):
             catch_up(config.scheduler, self.trainer.global_step)
 
     def on_validation_start(self) -> None:
-        """Evaluate no lost model; a training has its checkpoints' own words for it."""
-        if self.trainer.state.fn == "fit":
-            return
-        lost = [name for name, weight in self.named_parameters() if not bool(weight.isfinite().all())]
-        if lost:
-            raise InputError(
-                f"{len(lost)} of the model's tensors, such as {lost[0]}, are infinite or not a number, so that its "
-                "figures and predictions would mean nothing: take a checkpoint of an earlier step"
-            )
+        """Evaluate no lost model."""
+        resume.refuse_lost(self)
 
     on_predict_start = on_validation_start
 
@@ -223,8 +216,7 @@ class Task(L.LightningModule):
         resume_plain(self.trainer, checkpoint)
         own, saved = ({k: v.shape for k, v in state.items()} for state in (self.state_dict(), checkpoint["state_dict"]))
         both = own.keys() | saved.keys()
-        wrong = sorted(name for name in both if own.get(name) != saved.get(name))
-        if wrong:
+        if wrong := sorted(name for name in both if own.get(name) != saved.get(name)):
             raise InputError(
                 f"--ckpt_path: the checkpoint is of another model ({len(wrong)} of all {len(both)} tensors differ, "
                 f"such as {wrong[0]}): give the config.yaml of its run as --config"

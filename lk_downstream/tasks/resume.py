@@ -97,6 +97,18 @@ def refuse_callbacks(trainer: L.Trainer) -> None:
             raise InputError(f"--trainer.callbacks: {type(callback).__name__} {reason}")
 
 
+def refuse_lost(task: L.LightningModule) -> None:
+    """Refuse to evaluate a model whose weights are no numbers; a training has its checkpoints' own words for it."""
+    if task.trainer.state.fn == "fit":
+        return
+    lost = [name for name, weight in task.named_parameters() if not bool(weight.isfinite().all())]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of the model's tensors, such as {lost[0]}, are infinite or not a number, so that its "
+            "figures and predictions would mean nothing: take a checkpoint of an earlier step"
+        )
+
+
 def validate_last_step(trainer: L.Trainer, steps: float) -> None:
     """Let a training end with a validation, whatever its intervals: it is stopped after its last step, not left.
 

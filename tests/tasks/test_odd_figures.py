@@ -133,13 +133,16 @@ CASES = {
 }
 
 
-def trainer(processes, **options):
+def trainer(processes, folder):
     return L.Trainer(
         accelerator="cpu",
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
         use_distributed_sampler=False,
-        **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False} | options,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
     )
 
@@ -150,13 +153,13 @@ def validate(rank, processes, folder):
     for name, (make, arguments, _, _) in CASES.items():
         task, data = make(*arguments)
         task.configure_callbacks = list
-        trainer(processes).validate(task, data, verbose=False)
+        trainer(processes, folder).validate(task, data, verbose=False)
         found[name] = task.results
         if name.startswith(("one", "images of one", "objects of one")):
             nn.init.constant_(next(task.parameters()), NAN)
             with pytest.raises(InputError, match=r"tensors, such as .* not a number"):
-                trainer(processes).validate(task, data, verbose=False)
-    (Path(folder) / f"{processes}_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+                trainer(processes, folder).validate(task, data, verbose=False)
+    (Path(folder) / f"{processes}_{rank}.figures").write_text(json.dumps(found), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +168,7 @@ def figures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     for processes in (1, 2, 3):
         in_processes(processes, validate, processes, str(folder))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.iterdir())}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.figures"))}
 
 
 @pytest.mark.parametrize("name", CASES)
