@@ -211,7 +211,7 @@ def test_the_config_is_printed(capsys):
         (["--model.head", "UperHead"], "did you mean 'lk_downstream.heads.UPerHead'"),
         (["--model.optimizer.lr", "-1"], "the optimizer refuses its settings: Invalid learning rate"),
         (["--model.optimizer.lr", "1e20", "--model.schedule", "null"], "after step 2 the weights are no longer finite"),
-        (["--trainer.accelerator", "gpuu"], "invalid accelerator name"),
+        (["--trainer.accelerator", "gpuu"], "finds no such device here"),
         (["--trainer.callbacks+=DynamicSparsity"] * 2, "more than one stateful callback of type `DynamicSparsity`"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0: it must be at least 1"),
         (["--trainer.val_check_interval", "0"], "trainer.val_check_interval is 0: it must be at least 1"),
