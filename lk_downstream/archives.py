@@ -340,8 +340,8 @@ def keep_arrays(folder: Path, arrays: Arrays) -> Arrays:
             np.save(part / f"{name}.npy", array, allow_pickle=False)
         os.chmod(part, 0o755)
         if folder.is_dir():
-            folder.rename(part / "former")  # another process may be faster
-        part.rename(folder)
+            folder.replace(part / "former")  # another process may be faster
+        part.replace(folder)
         shutil.rmtree(folder / "former", ignore_errors=True)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)

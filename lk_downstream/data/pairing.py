@@ -28,15 +28,15 @@ def placed(option: str, template: str, split: str) -> str:
     return text
 
 
-def wildcard(path: str) -> tuple[str, re.Pattern | None]:
-    """The folder above the first ``*`` of a path, and what the names below it match; their parts are its groups.
+def wildcard(template: str) -> tuple[str, re.Pattern | None]:
+    """The folder above the first ``*`` of an option's path, and what names below it match; their parts are its groups.
 
     ``Train/*/images_png`` is the folder ``Train``, where ``Urban/images_png/1.png`` has the parts ``Urban``, ``1.png``.
     """
-    parts = path.split("/")
+    parts = template.split("/")
     first = next((at for at, part in enumerate(parts) if "*" in part), None)
     if first is None:
-        return path, None
+        return template, None
     rest = "/".join(re.escape(part).replace(r"\*", "([^/]*)") for part in parts[first:])
     return "/".join(parts[:first]) or ".", re.compile(f"{rest}/(.*)")
 
