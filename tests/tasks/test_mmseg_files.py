@@ -298,7 +298,7 @@ def test_wrong_files_are_refused(folder, tmp_path):
     assert "classes.pth lacks head.conv_seg.weight" in refused(folder, "test_slak", tmp_path / "classes.pth")
 
     (tmp_path / "text.pth").write_text("not weights", encoding="utf-8")
-    assert "text.pth cannot be read as weights" in refused(folder, "test_slak", tmp_path / "text.pth")
+    assert "text.pth is a text, which begins 'not weights'" in refused(folder, "test_slak", tmp_path / "text.pth")
     assert "There is no weight file" in refused(folder, "test_slak", tmp_path / "nothing.pth")
     assert "there are no weights 'in1k_ade20k'" in refused(folder, "test_slak", "in1k_ade20k").lower()
 
