@@ -352,7 +352,8 @@ def test_a_loader_process_that_is_killed(place, monkeypatch):
     monkeypatch.setattr("lk_downstream.cli.RunProgress", Kills)
     with pytest.raises(SystemExit, match=r"a loader process (was killed|has ended).*--data.workers.*--ckpt_path"):
         run(place / "runs")
-    assert last(place / "runs/demo_segmentation/run_0")["global_step"] == 3
+    # Of the last validation, or of the step that is done, by where the main process is when it learns of it.
+    assert last(place / "runs/demo_segmentation/run_0")["global_step"] in (3, 4)
 
 
 class NoRoom:
