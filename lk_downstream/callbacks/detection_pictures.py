@@ -108,10 +108,10 @@ class DetectionFiles(L.Callback):
             write_json(self.folder / "detections" / f"{name}.json", rows)
             size = dict(zip(("height", "width"), image.shape[-2:]))
             self.images.append({"id": target["image_id"], "file_name": target["file_name"], **size})
-            rows = [{"image_id": target["image_id"], **without(row, "class")} for row in rows]
+            rows = [{"image_id": target["image_id"], **_without(row, "class")} for row in rows]
             for kind, key in (("bbox", "segmentation"), ("segm", "bbox")):
                 if kind in self.results:
-                    self.results[kind] += [without(row, key) for row in rows]
+                    self.results[kind] += [_without(row, key) for row in rows]
             with spared(f"pictures/{name}.png"):
                 picture = detection_picture(image, best(found, self.score, self.most), colours, task.classes)
                 write_picture(self.folder / "pictures" / f"{name}.png", picture)
@@ -138,9 +138,8 @@ class DetectionFiles(L.Callback):
             console.print(f"{label:<12} {shown_path(path)}")
 
 
-def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """The row without some of its keys."""
-    return {key: value for key, value in row.items() if key not in keys}
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
 
 
 def best(found: dict[str, Tensor], score: float, most: int) -> Objects:
@@ -248,9 +247,7 @@ def _originals(batch: dict[str, Any]) -> Iterable[Tensor]:
         yield torch.nn.functional.interpolate(picture, size, mode="bilinear", antialias=True)[0].round().byte()
 
 
-def _rows(
-    found: dict[str, Tensor], classes: Sequence[str], category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
+def _rows(found: dict[str, Tensor], classes: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
     codes = encode_masks(found["masks"]) if "masks" in found else [None] * len(found["scores"])
     rows = []
     for (x1, y1, x2, y2), label, score, code in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), codes):

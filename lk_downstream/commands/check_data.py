@@ -11,7 +11,7 @@ from lk_downstream.commands.parsing import call
 from lk_downstream.data import ClassFolder, DetectionDataset, SegmentationDataset
 from lk_downstream.data.check import REPORTS, Report, check_dataset
 from lk_downstream.data.duplicates import alike, fingerprint, image_paths, shared_images
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, some
 
 
 def check(
@@ -54,7 +54,7 @@ def compared(one: Report, other: Report) -> list[str]:
     splits, lines = (one.dataset.split, other.dataset.split), []
     if set(one.dataset.classes) != set(other.dataset.classes):
         only = [sorted(set(a.dataset.classes) - set(b.dataset.classes)) for a, b in ((one, other), (other, one))]
-        lines += [f"problem: only {name} has the class {kinds[0]!r}" for name, kinds in zip(splits, only) if kinds]
+        lines += [f"hint: {name} alone has the classes {some(kinds)}" for name, kinds in zip(splits, only) if kinds]
     paths = [list(image_paths(report.dataset)) for report in (one, other)]
     same = shared_images(*paths, seconds=60)
     known = set(same)

@@ -17,6 +17,7 @@ from lk_downstream.data.class_counts import inner
 from lk_downstream.errors import InputError
 
 NEAR = 10  # bits of 256 in which images differ that are the same picture
+PLAIN = 25  # bits of 256 that are set, or not set, in an image that shows next to nothing
 SECONDS = 3.0  # by which the start of a training becomes longer at most
 
 
@@ -71,7 +72,8 @@ def alike(one: np.ndarray, other: np.ndarray, most: int = NEAR) -> list[tuple[in
 
     Those of plain areas, of which almost all bits are equal, say nothing and are left out.
     """
-    telling = [(lambda bits: (bits > 25) & (bits < 231))(np.bitwise_count(part).sum(1)) for part in (one, other)]
+    bits = [np.bitwise_count(part).sum(1) for part in (one, other)]
+    telling = [(count > PLAIN) & (count < 256 - PLAIN) for count in bits]
     found = []
     for number in np.flatnonzero(telling[0]):
         differ = np.bitwise_count(other ^ one[number]).sum(1)
