@@ -95,6 +95,8 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--print_groups", action="store_true", help="print the optimizer's groups and stop")
         parser.add_argument("--show_batches", type=str, help="draw the first training images to this PNG file and stop")
+        if self.wanted == "validate":
+            parser.add_argument("--split", type=str, help="evaluate on this split of the data, such as test or train")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -129,6 +131,8 @@ class CLI(LightningCLI):
         checkpoint = config.get("ckpt_path")
         self._choose_precision(config.trainer)
         config.weights_only = True  # else an environment variable could let a checkpoint run code
+        if split := config.get("split"):
+            _evaluate_on(config.data, split)
         # Lightning's "last" and "best" would look into the folder of the new run, and go on without a checkpoint.
         if checkpoint and not Path(checkpoint).is_file() and _is_first_process():  # the others get it from there
             raise InputError(f"--ckpt_path: there is no file {checkpoint}; a run has its own in its folder checkpoints")
@@ -268,6 +272,17 @@ def _without_classes(config: Namespace, subcommand: str | None = None) -> Namesp
     config = config.clone()
     (config[subcommand] if subcommand else config).model.init_args.classes = ()
     return config
+
+
+def _evaluate_on(data: Namespace, split: str) -> None:
+    """Let a data module evaluate on a split, whatever its training has held out."""
+    options = data.init_args
+    if "val_split" not in options:
+        raise InputError(f"--split: {data.class_path} has no option val_split; set those that it has")
+    options.val_split = split
+    for name in ("val_fraction", "fold", "group_by"):
+        if name in options:
+            options[name] = None
 
 
 def _is_first_process() -> bool:

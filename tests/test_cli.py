@@ -89,6 +89,16 @@ def test_the_saved_config_evaluates_the_checkpoint(run, capsys):
     assert again.model.results["summary"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_another_split_is_evaluated_by_one_option(run, capsys):
+    args = ["--config", DEMO, *SMALL[2:10], "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    cli = main("validate", [*args, "--data.val_fraction", "0.5", "--split", "train"])  # 12 images, none of them divided
+    assert len(cli.datamodule.val_set) == 12
+    saved = yaml.safe_load((Path(cli.trainer.log_dir) / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["data"]["init_args"]["val_split"] == "train"
+    text = sentence(capsys, "validate", [*args, "--split", "tets"])
+    assert text == "error: Cityscapes has no split 'tets'; did you mean 'test'?"
+
+
 def test_a_stopped_run_goes_on(folder, run):
     args = [*SMALL, "--trainer.max_steps", "6", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     cli = main("fit", args)

@@ -39,8 +39,9 @@ def evaluate(args: list[str]) -> int:
         from lk_downstream.commands import score
 
         return score.main(args)
+    split = "  --split NAME             in place of the validation split: test, train or any other that the data have\n"
     scored = "  --results FILE --annotations FILE    score an existing results file of COCO's format; needs no config\n"
-    return _run("evaluate", "validate", args, EVALUATED + scored)
+    return _run("evaluate", "validate", args, EVALUATED + split + scored)
 
 
 def predict(args: list[str]) -> int:

@@ -17,6 +17,7 @@ from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError
 
 OFFICIAL = "{split}2017", "annotations/instances_{split}2017.json"
+OFFICIAL_TEST = "test2017", "annotations/image_info_{split}2017.json"  # of images without annotations
 MOST_SHOWN = 3  # annotation files that a message names
 
 
@@ -28,7 +29,7 @@ class Coco(DetectionDataset):
     the annotation file, in the order of their ids.
 
     Args:
-        split: ``train`` or ``val``, or whatever ``{split}`` is to be.
+        split: ``train`` or ``val``, ``test`` or ``test-dev``, or whatever ``{split}`` is to be.
         root: Folder of the data set.
         images: Folder of the images, below ``root``.
         annotations: Annotation file, below ``root``.
@@ -46,9 +47,12 @@ class Coco(DetectionDataset):
         box_format: BoxFormat = "xywh",
     ):
         super().__init__(split, root, masks)
+        self.official, self.box_format = annotations == OFFICIAL[1], box_format
+        if (images, annotations) == OFFICIAL and split.startswith("test"):
+            own = self.root / placed("annotations", annotations, split)
+            images, annotations = OFFICIAL if own.exists() else OFFICIAL_TEST
         self.images = self.root / placed("images", images, split)
         self.annotations = self.root / placed("annotations", annotations, split)
-        self.official, self.box_format = annotations == OFFICIAL[1], box_format
 
     @cached_property
     def categories(self) -> dict[int, str]:

@@ -168,7 +168,9 @@ class DetectionData(DataModule):
         self.synthetic, self.keep_empty = synthetic, keep_empty
         self.train_data, self.val_data = dataset(train_split), dataset(splits.val_split(val_split, train_split))
         self.train_data.masks = masks
-        categories = self.train_data.categories
+        # For an evaluation alone the annotations of its split are enough.
+        known = self.train_data if self.train_data.annotations.exists() else self.val_data
+        categories = known.categories
         if synthetic is not None and not self.train_data.root.exists():
             categories = {number: look.name for number, _, look in COCO_LOOKS}
         self.classes, self.category_ids = tuple(categories.values()), list(categories)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from lk_downstream.archives import Place
 from lk_downstream.data.reading import PICTURE_SUFFIXES, find_pictures, read_picture
 from lk_downstream.errors import InputError
 
@@ -19,14 +19,14 @@ class PictureFolder(Dataset):
     without its suffix, unless two pictures differ in nothing else.
 
     Args:
-        path: A file or a folder.
+        path: A file, a folder or an archive.
 
     Raises:
         InputError: There is nothing at ``path``, or no picture below it.
     """
 
     def __init__(self, path: str | os.PathLike):
-        path = Path(path)
+        path = Place(path)
         if path.is_file():
             self.root, self.files = path.parent, [path]
         elif path.is_dir():

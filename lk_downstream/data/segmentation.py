@@ -184,6 +184,8 @@ class SegmentationDataset(Dataset):
         known = dict.fromkeys([*self.splits, *self.splits.values()])
         if split not in known:
             hint = near_names(split, known) or f"; it has {', '.join(known)}"
+            if split == "test":
+                hint += ". Its test images come without masks: predict them (predict ... --data.predict FOLDER)"
             raise InputError(f"{type(self).__name__} has no split {split!r}{hint}")
         return self.splits.get(split, split)
 

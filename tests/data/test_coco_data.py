@@ -1,6 +1,7 @@
 """Annotation files of COCO's format: what is read, mended, left out and refused."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,6 +98,23 @@ def test_own_folders_and_files(tmp_path):
     assert len(dataset[1]["target"]["boxes"]) == 0
     with pytest.raises(InputError, match="COCO's own layout"):
         dataset.write_synthetic(Synthetic())
+
+
+def test_the_images_of_a_test_split_have_no_annotations(tmp_path):
+    write(tmp_path)
+    (tmp_path / "val2017").rename(tmp_path / "test2017")
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["annotations"]
+    (tmp_path / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content), encoding="utf-8")
+    file.unlink()
+    data = DetectionData(partial(Coco, root=str(tmp_path)), val_split="test-dev", workers=0)
+    assert data.classes == ("cat", "dog")
+    with pytest.warns(UserWarning, match="has no annotations, as the files of test sets"):
+        data.setup("validate")
+    assert [item["name"] for item in data.val_set] == ["1", "7"]
+    file.with_name("instances_test2017.json").write_text(json.dumps({**content, "annotations": []}), encoding="utf-8")
+    assert Coco("test", tmp_path).annotations.name == "instances_test2017.json"  # of one's own
 
 
 def test_masks_of_every_kind(tmp_path):

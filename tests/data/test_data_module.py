@@ -1,5 +1,6 @@
 import pickle
 import re
+import zipfile
 
 import jsonargparse
 import lightning as L
@@ -217,6 +218,11 @@ def test_prediction(tmp_path, root):
     assert PictureFolder(tmp_path)[0]["name"] == "sub/B"
     (tmp_path / "a.png" / "linked").symlink_to(tmp_path / "sub")
     assert PictureFolder(tmp_path).names == ["sub/B"]  # each file once
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.write(tmp_path / "sub" / "B.PNG", "x/d.png")
+    inside = PictureFolder(tmp_path / "c.zip")
+    assert inside.names == ["x/d"]
+    assert inside[0]["image"].shape == (3, 4, 4)
     for path, sentence in ((tmp_path / "zzz", "there is no picture or folder"), (root / "x", "there is no")):
         with pytest.raises(InputError, match=sentence):
             PictureFolder(path)
