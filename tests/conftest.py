@@ -36,10 +36,11 @@ def without_figures(monkeypatch):
     """Runs draw nothing, which takes longer than a few steps of a tiny network; the figures have tests of their own."""
     picture = np.zeros((2, 2, 3), dtype=np.uint8)
     for name in (
-        *("curves.draw_curves", "classification_plots.reliability_diagram", "classification_plots.draw_pairs"),
-        *("pictures.segmentation_grid", "curves.write_picture", "figures.write_picture", "confusion.draw_matrix"),
+        *("reports.curves.draw_curves", "reports.curves.write_image", "callbacks.pictures.segmentation_grid"),
+        *("callbacks.classification_plots.reliability_diagram", "callbacks.classification_plots.draw_pairs"),
+        *("callbacks.confusion.draw_matrix", "callbacks.figures.write_image"),
     ):
-        monkeypatch.setattr(f"lk_downstream.callbacks.{name}", lambda *args, **options: picture)
+        monkeypatch.setattr(f"lk_downstream.{name}", lambda *args, **options: picture)
 
 
 @pytest.fixture

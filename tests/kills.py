@@ -22,8 +22,8 @@ from test_resume import RUNS
 
 from lk_downstream.callbacks import CheckpointFiles
 from lk_downstream.callbacks.figures import Figures
-from lk_downstream.callbacks.report import write_json
 from lk_downstream.loggers import TableWriter
+from lk_downstream.reports.files import write_json
 from lk_downstream.tasks import Classification, Detection, Segmentation
 
 STEPS = ("--trainer.max_steps", "40", "--trainer.val_check_interval", "5", "--data.workers", "1")

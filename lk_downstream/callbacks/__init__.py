@@ -1,11 +1,11 @@
-"""What happens beside the training: averaging of weights, sparsity, checkpoints, reports and pictures."""
+"""What happens beside the training: averaging of weights, sparsity, checkpoints, and what is handed to the reports."""
 
 from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import CheckpointFiles, Checkpoints
 from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.classification_plots import ClassificationPlots
 from lk_downstream.callbacks.confusion import ConfusionMatrix
-from lk_downstream.callbacks.curves import Curves, plot_run
+from lk_downstream.callbacks.curves import Curves
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.freezing import FreezeBackbone
 from lk_downstream.callbacks.learning_rate import FindLearningRate
@@ -38,5 +38,4 @@ __all__ = [
     "SegmentationPerImage",
     "SegmentationPictures",
     "Stopping",
-    "plot_run",
 ]

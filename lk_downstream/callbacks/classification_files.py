@@ -10,9 +10,8 @@ import lightning as L
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.report import write_json
-from lk_downstream.callbacks.tables import write_table
 from lk_downstream.machine import shown_path
+from lk_downstream.reports.files import write_json, write_table
 
 
 class ClassificationFiles(L.Callback):

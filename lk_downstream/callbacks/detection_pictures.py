@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -12,30 +12,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import (
-    DPI,
-    MAX_SIDE,
-    PANEL,
-    plain_text,
-    rendered,
-    shown_name,
-    spared,
-    thinned,
-    write_picture,
-)
-from lk_downstream.callbacks.pictures import Pictures, panel_shape
-from lk_downstream.callbacks.report import write_json
+from lk_downstream.callbacks.figures import spared
+from lk_downstream.callbacks.pictures import Pictures, array, shown
 from lk_downstream.machine import shown_path
 from lk_downstream.metrics import encode_masks
-
-
-class Objects(NamedTuple):
-    """Objects of a picture, as they are drawn."""
-
-    boxes: Tensor  # (K, 4) x1, y1, x2, y2 in its pixels
-    labels: Tensor  # (K,)
-    scores: Tensor | None = None  # (K,)
-    masks: Tensor | None = None  # bool (K, H, W)
+from lk_downstream.reports.files import write_image, write_json
+from lk_downstream.reports.objects import Objects, detection_grid, detection_picture
 
 
 class DetectionPictures(Pictures):
@@ -51,15 +33,18 @@ class DetectionPictures(Pictures):
         super().__init__(number)
         self.score, self.most = score, most
 
-    def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[tuple[str, Tensor, Objects, Objects]]:
-        """Name, picture at its original size, truth and prediction."""
+    def collect(
+        self, batch: dict[str, Any], outputs: dict[str, Any]
+    ) -> Iterable[tuple[str, np.ndarray, Objects, Objects]]:
+        """Name, image at its original size, truth and prediction."""
         rows = zip(batch["name"], _originals(batch), batch["size"].tolist(), batch["target"], outputs["prediction"])
         for name, image, size, target, found in rows:
             height, width = image.shape[-2:]
             back = torch.tensor([width / size[1], height / size[0]] * 2)
             objects = ~target["iscrowd"].cpu()
-            truth = Objects(target["boxes"].cpu()[objects] * back, target["labels"].cpu()[objects])
-            yield name, image, truth, best(found, self.score, self.most)
+            boxes = target["boxes"].as_subclass(Tensor).cpu()[objects] * back
+            truth = Objects(array(boxes), array(target["labels"].cpu()[objects]))
+            yield name, shown(image), truth, best(found, self.score, self.most)
 
     def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
         """See :func:`detection_grid`."""
@@ -113,8 +98,8 @@ class DetectionFiles(L.Callback):
                 if kind in self.results:
                     self.results[kind] += [_without(row, key) for row in rows]
             with spared(f"pictures/{name}.png"):
-                picture = detection_picture(image, best(found, self.score, self.most), colours, task.classes)
-                write_picture(self.folder / "pictures" / f"{name}.png", picture)
+                picture = detection_picture(shown(image), best(found, self.score, self.most), colours, task.classes)
+                write_image(self.folder / "pictures" / f"{name}.png", picture)
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write what all processes have found, and say where the files lie."""
@@ -143,100 +128,9 @@ def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def best(found: dict[str, Tensor], score: float, most: int) -> Objects:
-    """The detections from a score on, on the CPU."""
-    shown = (found["scores"] >= score).nonzero().squeeze(1)[:most]
-    return Objects(**{key: found[key][shown].cpu() for key in Objects._fields if key in found})
-
-
-def detection_picture(image: Tensor, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """A picture uint8 (3, H, W) with its objects, as uint8 (height, width, 3), at least 800 pixels wide."""
-    from matplotlib.figure import Figure
-
-    height, width = image.shape[-2:]
-    inches = 6.0  # for any picture, so that the letters are equally large in all
-    with plain_text():
-        figure = Figure((inches, inches * height / width), dpi=max(width, 800) / inches)
-        axis = figure.add_axes((0, 0, 1, 1))
-        axis.axis("off")
-        draw_objects(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes, MAX_SIDE)
-        return rendered(figure)
-
-
-def detection_grid(
-    samples: list[tuple[str, Tensor, Objects, Objects]],
-    palette: Sequence[tuple[int, int, int]],
-    classes: Sequence[str],
-    heading: str = "prediction",
-) -> np.ndarray:
-    """Draw pairs of truth and prediction.
-
-    Args:
-        samples: Name, picture uint8 (3, H, W), true and found objects.
-        palette: A colour (red, green, blue) of 0 to 255 for each class.
-        classes: Names of the classes.
-        heading: What stands above predictions.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    from matplotlib.figure import Figure
-
-    colours = np.asarray(palette) / 255
-    per_row = 2 if len(samples) > 1 else 1
-    rows = -(-len(samples) // per_row)
-    cell = 3.6
-    with plain_text():
-        size = (2 * per_row * cell, rows * (cell * panel_shape(sample[1] for sample in samples) + 0.3))
-        figure = Figure(size, dpi=DPI, layout="constrained")
-        axes = figure.subplots(rows, 2 * per_row, squeeze=False)
-        for axis in axes.flat:
-            axis.axis("off")
-        for index, (name, image, truth, found) in enumerate(samples):
-            row, column = divmod(index, per_row)
-            for offset, (text, objects) in enumerate(((shown_name(name), truth), (heading, found))):
-                axis = axes[row, 2 * column + offset]
-                draw_objects(axis, image.permute(1, 2, 0).numpy(), objects, colours, classes)
-                axis.set_title(text, fontsize=8)
-        return rendered(figure)
-
-
-def draw_objects(
-    axis: Any, image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str], side: int = PANEL
-) -> None:
-    """One picture with its objects, the worst first, so that the best lie on top; no side has more pixels."""
-    from matplotlib.patches import Rectangle
-
-    height, width = image.shape[:2]
-    labels = objects.labels.tolist()
-    pixels = image.astype(np.float32)
-    order = range(len(labels) - 1, -1, -1)
-    for number in order if objects.masks is not None else ():
-        mask = objects.masks[number].numpy()
-        pixels[mask] = 0.5 * pixels[mask] + 0.5 * 255 * colours[labels[number]]
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # in pixels of the whole image
-    axis.imshow(thinned(pixels.astype(np.uint8), side), extent=extent)
-    small = len(labels) > 12
-    for number in order:
-        x1, y1, x2, y2 = objects.boxes[number].tolist()
-        colour = colours[labels[number]]
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
-        score = "" if objects.scores is None else f" {objects.scores[number].item():.2f}"
-        # Dark letters on light colours, by the luminance of the colour.
-        ink = "black" if colour @ (0.299, 0.587, 0.114) > 0.55 else "white"
-        right = x1 > 0.75 * width  # where the name would be cut off at the picture's edge
-        axis.text(
-            min(x2, width) if right else max(x1, 0),
-            max(y1, 0.04 * height),
-            shown_name(classes[labels[number]]) + score,
-            fontsize=4.5 if small else 6,
-            color=ink,
-            horizontalalignment="right" if right else "left",
-            verticalalignment="bottom" if y1 > 0.04 * height else "top",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
-            clip_on=True,
-        )
-    axis.set_xlim(-0.5, width - 0.5)
-    axis.set_ylim(height - 0.5, -0.5)
+    """The detections from a score on."""
+    chosen = (found["scores"] >= score).nonzero().squeeze(1)[:most]
+    return Objects(**{key: array(found[key][chosen]) for key in Objects._fields if key in found})
 
 
 def _originals(batch: dict[str, Any]) -> Iterable[Tensor]:

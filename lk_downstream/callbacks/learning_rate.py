@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import rendered, spared, write_picture
-from lk_downstream.callbacks.tables import write_table
+from lk_downstream.callbacks.figures import spared
 from lk_downstream.errors import InputError
+from lk_downstream.reports.files import write_image, write_table
+from lk_downstream.reports.learning_rate import draw_rates
 
 SMOOTHING = 0.9  # share of the mean of the losses that a step keeps
 DIVERGED = 4.0  # times the lowest mean of the losses
@@ -92,7 +93,8 @@ class FindLearningRate(L.Callback):
             written = ([f"{number:.6g}" for number in row] for row in rows)
             write_table(Path(self.folder) / "learning_rates.csv", ["rate", "loss", "mean"], written)
             with spared("learning_rates.png"):
-                write_picture(Path(self.folder) / "learning_rates.png", draw_rates(rates, self.losses, rate))
+                figure = draw_rates(rates, self.losses, averaged(self.losses), rate)
+                write_image(Path(self.folder) / "learning_rates.png", figure)
         if rate is None:
             print("no learning rate to suggest: the loss never falls; look at learning_rates.png, or take more steps")
         else:
@@ -128,23 +130,3 @@ def suggestion(rates: np.ndarray, losses: list[float]) -> float | None:
         return None
     slopes = np.gradient(means[:end], np.log(rates[:end]))
     return float(rates[slopes.argmin()]) if slopes.min() < 0 else None
-
-
-def draw_rates(rates: np.ndarray, losses: list[float], chosen: float | None) -> np.ndarray:
-    """Losses over learning rates as a figure, uint8 (height, width, 3)."""
-    from matplotlib.figure import Figure
-
-    means = averaged(losses)
-    figure = Figure((6, 4), dpi=110, layout="constrained")
-    axis = figure.subplots()
-    axis.plot(rates, losses, color="#9db8d2", linewidth=0.8)
-    axis.plot(rates, means, color="#1f4e79", linewidth=1.8)
-    if chosen is not None:
-        axis.axvline(chosen, color="#c8553d", linestyle="--", linewidth=1.2, label=f"falls fastest at {chosen:.2g}")
-        axis.legend(frameon=False, fontsize=8)
-    known = means[np.isfinite(means)]
-    if len(known):
-        axis.set_ylim(0.9 * known.min(), min(1.1 * known.max(), 2 * known[0]))
-    axis.set(xscale="log", xlabel="model.optimizer.lr", ylabel="loss")
-    axis.grid(alpha=0.25, linewidth=0.6)
-    return rendered(figure)

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lk_downstream.callbacks.tables import write_table
 from lk_downstream.detectors.boxes import area, iou
+from lk_downstream.reports.files import write_table
 
 FILE = "per_image.csv"
 Row = dict[str, Any]

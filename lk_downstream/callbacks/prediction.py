@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import write_picture
-from lk_downstream.callbacks.pictures import colour_table, overlay
 from lk_downstream.machine import shown_path
+from lk_downstream.reports.files import write_image
+from lk_downstream.reports.masks import colour_table, overlay
 
 
 class SegmentationFiles(L.Callback):
@@ -48,10 +48,10 @@ class SegmentationFiles(L.Callback):
         values = getattr(trainer.datamodule, "label_values", np.arange(256, dtype=np.uint8))
         colours = colour_table(trainer.datamodule.palette)
         for name, image, prediction in zip(batch["name"], batch["image"], outputs.cpu().numpy()):
-            write_picture(self._path("labels", name), values[prediction])
+            write_image(self._path("labels", name), values[prediction])
             if self.overlays:
                 picture = image.permute(1, 2, 0).cpu().numpy()
-                write_picture(self._path("overlays", name), overlay(picture, prediction, colours))
+                write_image(self._path("overlays", name), overlay(picture, prediction, colours))
             self.written += 1
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:

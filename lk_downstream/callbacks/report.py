@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console, RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from lk_downstream.machine import device_name, peak_memory, shown_path
 from lk_downstream.ops import LargeKernelConv2d, notice
+from lk_downstream.reports.files import write_json
+from lk_downstream.reports.tables import class_table, duration, figures_of_kinds, percent
 
 
 class Section(NamedTuple):
@@ -135,16 +134,16 @@ class RunReport(L.Callback):
             if kinds:
                 console.print("", class_table(kinds), sep="\n")
             single = {} if kinds else best["summary"]
-            others = "".join(f"  {name} {_show(value)}" for name, value in single.items() if name != figure)
-            fitted = f" (best, step {best['step']}; last {_show(self.last['summary'][figure])})"
+            others = "".join(f"  {name} {percent(value)}" for name, value in single.items() if name != figure)
+            fitted = f" (best, step {best['step']}; last {percent(self.last['summary'][figure])})"
             note = fitted if trainer.state.fn == "fit" else ""
-            console.print(f"[bold green]{figure} {_show(best['summary'][figure])}[/]{others}{note}")
+            console.print(f"[bold green]{figure} {percent(best['summary'][figure])}[/]{others}{note}")
         for section in _sections(trainer, task):
             console.print(*section.shown, sep="\n")
         figures = self._figures(trainer, task)
         peak = figures["peak_memory_gib"]
         memory = "" if peak is None else f", peak memory {peak:.1f} GiB"
-        console.print(f"{_duration(figures['seconds'])}{memory} on {figures['device']}")
+        console.print(f"{duration(figures['seconds'])}{memory} on {figures['device']}")
         for name, path in self._files(trainer).items():
             if path and Path(path).exists():
                 console.print(f"{name:<12} {shown_path(path)}", markup=False)
@@ -167,66 +166,3 @@ class RunReport(L.Callback):
 def _sections(trainer: L.Trainer, task: L.LightningModule) -> list[Section]:
     sections = [callback.report_section(task) for callback in trainer.callbacks if isinstance(callback, Reporting)]
     return [section for section in sections if section is not None]
-
-
-def figures_of_kinds(summary: dict[str, float]) -> dict[str, list]:
-    """The figures named ``<kind>_<figure>``, as ``bbox_AP``, as a table with a row for each figure and a column a kind.
-
-    A figure that no kind has (COCO's large objects where there are none) gets no row.
-    """
-    named = {tuple(name.rsplit("_", 1)): value for name, value in summary.items() if "_" in name}
-    kinds = list(dict.fromkeys(kind for kind, _ in named))
-    figures = list(dict.fromkeys(figure for (_, figure), value in named.items() if not math.isnan(value)))
-    if not figures:
-        return {}
-    return {"": figures} | {kind: [named.get((kind, name), math.nan) for name in figures] for kind in kinds}
-
-
-def class_table(columns: dict[str, list], most: int = 200) -> Table:
-    """A table of the classes that occur, from columns whose first holds the names and the others fractions of 1.
-
-    Args:
-        columns: The columns by their headings.
-        most: Of more classes, the 20 with the lowest figures in the second column are shown.
-    """
-    names = list(columns)
-    table = Table(*names, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    rows = list(zip(*columns.values()))
-    present = [row for row in rows if not all(math.isnan(value) for value in row[1:])]
-    shown = present if len(present) <= most else sorted(present, key=lambda row: row[1])[:20]
-    for name, *values in shown:
-        table.add_row(escape(str(name)), *(_show(value) for value in values))
-    if len(shown) < len(present):
-        table.caption = f"the lowest {len(shown)} of {len(present)} classes; all are in metrics.json"
-    elif len(present) < len(rows):
-        table.caption = f"{len(rows) - len(present)} of {len(rows)} classes occur neither in truth nor prediction"
-    table.caption_justify = "left"
-    return table
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` (NaN as null) so that ``path`` never holds an incomplete file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _show(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content

@@ -9,13 +9,13 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from lk_downstream.callbacks.report import write_json
 from lk_downstream.data.robustness import BENCHMARKS, Part, Trees
 from lk_downstream.machine import shown_path
 from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
+from lk_downstream.reports.files import write_json
+from lk_downstream.reports.tables import robustness_table
 
 RESTRICTED = ("imagenet_a", "imagenet_r")  # whose authors compare the logits of their classes alone
 
@@ -108,37 +108,3 @@ def _corruptions(rows: list[tuple[Part, int, int]]) -> dict[str, Any]:
     error = math.fsum(row["error"] for row in corruptions.values()) / len(corruptions)
     mean = {"mCE": mean_corruption_error(errors)} if published else {}
     return {**mean, "error": error, "top1": 1 - error, "corruptions": corruptions}
-
-
-def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
-    """A row for each benchmark and each corruption, in percent, and what the partial ones lack."""
-    relative = any("mCE" in figures for figures in results.values())
-    columns = ("", "top-1", "error", *(["CE"] if relative else []), "pictures")
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    notes = []
-    for name, figures in results.items():
-        partial = bool(figures["missing"])
-        if partial:
-            notes.append(f"* {name} is partial, without {_listed(figures['missing'])}")
-        cells = _cells(1 - figures["top1"], figures.get("mCE"), relative)
-        table.add_row(f"{name}{' *' * partial}", *cells, str(figures["pictures"]), style="bold")
-        for corruption, values in figures.get("corruptions", {}).items():
-            table.add_row(f"  {corruption}", *_cells(values["error"], values.get("CE"), relative), "")
-    if relative:
-        notes.append("CE: error relative to AlexNet's; in bold the mean (mCE)")
-    table.caption = "\n".join(notes)
-    table.caption_justify = "left"
-    return table
-
-
-def _cells(error: float, relative_error: float | None, relative: bool) -> list[str]:
-    """Top-1, error and, if there is a column for it, the relative error, in percent."""
-    values = [1 - error, error, *([relative_error] if relative else [])]
-    return ["" if value is None else f"{100 * value:.2f}" for value in values]
-
-
-def _listed(missing: list[str], most: int = 12) -> str:
-    rest = f" and {len(missing) - most} more" if len(missing) > most else ""
-    return ", ".join(missing[:most]) + rest

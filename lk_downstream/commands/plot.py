@@ -11,7 +11,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("folders", nargs="+", help="of runs, each with its metrics.csv")
     parser.add_argument("--monitor", help="the figure that matters, such as val/mIoU; default: the task's")
     options = parse(parser, args)
-    from lk_downstream.callbacks import plot_run
+    from lk_downstream.reports.curves import plot_run
 
     for folder in options.folders:
         print(plot_run(folder, options.monitor))

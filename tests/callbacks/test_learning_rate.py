@@ -10,12 +10,13 @@ import torch
 
 from lk_downstream import create_backbone
 from lk_downstream.callbacks import FindLearningRate
-from lk_downstream.callbacks.learning_rate import draw_rates, suggestion
+from lk_downstream.callbacks.learning_rate import averaged, suggestion
 from lk_downstream.data import Cityscapes, SegmentationData, Synthetic
 from lk_downstream.errors import InputError
 from lk_downstream.heads import UPerHead
 from lk_downstream.optim import Cosine, LayerDecay, ParameterGroups
 from lk_downstream.refusals import sentence
+from lk_downstream.reports.learning_rate import draw_rates
 from lk_downstream.tasks import Segmentation
 
 
@@ -29,8 +30,8 @@ def test_where_the_loss_falls_fastest():
     assert suggestion(rates[:3], [3.0, 2.0, 1.0]) is None
     broken = (1 + falls).tolist()[:150] + [float("nan")] * 50
     assert 1e-3 < suggestion(rates, broken) < 1e-2
-    assert draw_rates(rates, broken, found).dtype == np.uint8
-    assert draw_rates(rates[:2], [float("nan")] * 2, None).ndim == 3
+    assert draw_rates(rates, broken, averaged(broken), found).dtype == np.uint8
+    assert draw_rates(rates[:2], [float("nan")] * 2, np.full(2, np.nan), None).ndim == 3
 
 
 class Watch(L.Callback):

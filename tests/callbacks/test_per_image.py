@@ -11,7 +11,7 @@ import torch.distributed as dist
 from processes import in_two_processes
 
 from lk_downstream.callbacks import ClassificationPerImage, ConfusionMatrix, DetectionPerImage, SegmentationPerImage
-from lk_downstream.callbacks.confusion import draw_matrix
+from lk_downstream.reports.confusion import draw_matrix
 
 CLASSES = ("a", "b", "c")
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lk_downstream.callbacks import RunReport
-from lk_downstream.callbacks.report import figures_of_kinds
 from lk_downstream.ops import LargeKernelConv2d, notice
+from lk_downstream.reports.tables import figures_of_kinds
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(nn.Conv2d, 1), (LargeKernelConv2d, 2)])

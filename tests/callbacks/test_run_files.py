@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from lk_downstream.callbacks import Checkpoints
-from lk_downstream.callbacks.figures import write_picture
-from lk_downstream.callbacks.pictures import segmentation_grid
-from lk_downstream.callbacks.report import class_table, write_json
+from lk_downstream.reports.files import write_image, write_json
+from lk_downstream.reports.masks import segmentation_grid
+from lk_downstream.reports.tables import class_table
 
 
 def test_figures_without_nan(tmp_path):
@@ -69,12 +69,12 @@ def test_the_last_step_is_kept_even_where_it_is_not_the_best(tmp_path):
 
 
 def test_a_grid_shows_pictures_truth_and_prediction(tmp_path):
-    image = torch.full((3, 24, 32), 200, dtype=torch.uint8)
-    truth = torch.zeros(24, 32, dtype=torch.uint8)
+    image = np.full((24, 32, 3), 200, np.uint8)
+    truth = np.zeros((24, 32), np.uint8)
     truth[:, 16:] = 1
     palette, classes = [(255, 0, 0), (0, 0, 255)], ("left", "right")
-    picture = segmentation_grid([("a", image, truth, torch.zeros_like(truth))] * 3, palette, classes)
-    write_picture(tmp_path / "grid.png", picture)
+    picture = segmentation_grid([("a", image, truth, np.zeros_like(truth))] * 3, palette, classes)
+    write_image(tmp_path / "grid.png", picture)
     shown = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
     red, blue = ((shown[..., a] - shown[..., b] > 100).sum() for a, b in ((0, 2), (2, 0)))
     assert 2 < red / blue < 4  # of truth and prediction together three quarters are "left"

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from lk_downstream.callbacks.robustness import RobustnessReport, robustness_table, summarize
+from lk_downstream.callbacks.robustness import RobustnessReport, summarize
 from lk_downstream.cli import main
 from lk_downstream.data.robustness import BENCHMARKS, Trees, find_trees
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
+from lk_downstream.reports.tables import robustness_table
 
 ROOT = Path(__file__).parents[2]
 WNIDS = ImageNetInfo("imagenet-1k").label_names()

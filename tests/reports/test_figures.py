@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from lk_downstream.callbacks import Checkpoints, SegmentationPictures
-from lk_downstream.callbacks.classification_plots import draw_pairs
-from lk_downstream.callbacks.detection_pictures import Objects, detection_grid, detection_picture
-from lk_downstream.callbacks.figures import MAX_PIXELS, draw_last, shown_name
-from lk_downstream.callbacks.pictures import segmentation_grid
+from lk_downstream.callbacks.figures import draw_last
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.classification import ClassificationMetric
+from lk_downstream.reports.classification import draw_pairs
+from lk_downstream.reports.figures import MAX_PIXELS, shown_name
+from lk_downstream.reports.masks import segmentation_grid
+from lk_downstream.reports.objects import Objects, detection_grid, detection_picture
 
 NAMES = ("photo_$1_$2.png", "under $1_$", b"caf\xe9".decode("utf-8", "surrogateescape"), "\u732b\u72d7", "_a", "a\nb")
 PALETTE = [(255, 0, 0)] * len(NAMES)
 
 
 def test_names_of_any_kind_are_drawn(recwarn):
-    image, masks = torch.zeros(3, 20, 20, dtype=torch.uint8), torch.arange(6, dtype=torch.uint8).repeat(20, 4)[:, :20]
+    image, masks = np.zeros((20, 20, 3), np.uint8), np.tile(np.arange(6, dtype=np.uint8), (20, 4))[:, :20]
     segmentation_grid([(name, image, masks, masks) for name in NAMES[:2]], PALETTE, NAMES)
-    objects = Objects(torch.tensor([[1.0, 1, 9, 9]] * 6), torch.arange(6))
+    objects = Objects(np.array([[1.0, 1, 9, 9]] * 6), np.arange(6))
     detection_grid([(NAMES[2], image, objects, objects)], PALETTE, NAMES)
     draw_pairs([{"truth": name, "prediction": NAMES[3], "count": 1, "share": 1.0} for name in NAMES])
     assert not [str(warning.message) for warning in recwarn if "lyph" in str(warning.message)]
@@ -31,8 +32,8 @@ def test_names_of_any_kind_are_drawn(recwarn):
 
 @pytest.mark.parametrize("shape", [(32, 6400), (6400, 32)])
 def test_figures_are_bounded(shape):
-    image, mask = torch.zeros(3, *shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
-    none = Objects(torch.zeros(0, 4), torch.zeros(0).long())
+    image, mask = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
+    none = Objects(np.zeros((0, 4)), np.zeros(0, int))
     figures = [
         segmentation_grid([("a", image, mask, mask)] * 6, PALETTE, NAMES),
         detection_grid([("a", image, none, none)] * 6, PALETTE, NAMES),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lk_downstream.callbacks import Curves, plot_run
-from lk_downstream.callbacks.classification_plots import calibration_error, draw_pairs, reliability_diagram
-from lk_downstream.callbacks.curves import draw_curves, read_series, smoothed
+from lk_downstream.callbacks import Curves
 from lk_downstream.cli import main
 from lk_downstream.errors import InputError
+from lk_downstream.reports.classification import calibration_error, draw_pairs, reliability_diagram
+from lk_downstream.reports.curves import draw_curves, plot_run, read_series, smoothed
 
 ROOT = Path(__file__).parents[2]
 CSV = """epoch,lr-AdamW/pg1,lr-AdamW/pg2,step,train/loss,val/top1,val/top5

@@ -1,0 +1,55 @@
+"""Files of a run, as tables, data and images: complete, or not there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_table(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file so that ``path`` never holds an incomplete one; NaN is an empty cell, and so is None."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(heading)
+        writer.writerows([_shown(value) for value in row] for row in rows)
+    part.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` (NaN as null) so that ``path`` never holds an incomplete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8 (height, width) or (height, width, 3) as PNG so that ``path`` never holds an incomplete file."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.stem + ".part" + path.suffix)
+    Image.fromarray(image).save(part)
+    part.replace(path)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6f}"
+    return value
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
