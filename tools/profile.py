@@ -1,8 +1,10 @@
-"""Parameters and multiply-adds of the published models beside the published figures, or of any model.
+"""Parameters and multiply-adds of the published models beside the published figures, or of any model; or the speed,
+memory and multiply-adds of trained ones.
 
 python tools/profile.py
 python tools/profile.py --model slak_tiny --size 512 2048 --upernet --density 0.6
 python tools/profile.py --model replknet_31b --size 224 --merged
+python tools/profile.py --checkpoint runs/demo_segmentation/run_0 other.ckpt --sizes 512 --batches 1 8
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""What can be said of a model without training it: its costs beside the published ones, and its latency."""
+"""What can be said of a model without training it: costs, speed, effective receptive field, kernels."""

@@ -35,7 +35,7 @@ def test_the_version(capsys):
         ("--config demo_segmentation", "there is no subcommand '--config'; there are fit, evaluate, predict"),
         ("fit --config demo_segmentatio", "there is no file demo_segmentatio; did you mean 'demo_segmentation'"),
         ("predict -c demo_segmentatio", "did you mean 'demo_segmentation'"),
-        ("profile --sise 3", "there is no option --sise; did you mean 'size'?"),
+        ("profile --sise 3", "there is no option --sise; did you mean 'size' or 'sizes'?"),
         ("benchmark layer", "invalid choice: 'layer'"),
         ("convert a b --nmes authors", "did you mean 'names'?"),
         ("convert absent.ckpt b", "absent.ckpt"),
