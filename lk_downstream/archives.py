@@ -4,37 +4,27 @@ A path may lead into an archive, as into a folder: ``FILE.zip/images/a.jpg``. A 
 asks for is completed by the archives that lie in it, so that official downloads are a data set as they are:
 ``coco/train2017/1.jpg`` may be in ``coco/train2017.zip``. The one folder that many archives hold everything in may be
 left out of a path.
-
-What is where in an archive is found once and kept in files that all processes map: beside the archive, or in the cache
-folder (``LK_CACHE``, by default ``~/.cache/lk_downstream``) where that cannot be written.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
-import hashlib
 import os
-import shutil
 import struct
-import tarfile
-import tempfile
 import threading
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lk_downstream.archive_index import DEFLATED, STORED, index_of, stamp_of
 from lk_downstream.errors import DamagedFile, InputError
 
 SUFFIXES = (".zip", ".tar")
-STORED, DEFLATED = 0, 8  # methods of a zip archive; what a tar archive holds is stored
-VERSION = 1  # of the files of an index
-Arrays = TypeVar("Arrays", bound=tuple)  # a named tuple of them
 _LOCAL = struct.Struct("<4s22xHH")  # the header before the content in a zip archive: mark, lengths of name and extra
 _LOCK = threading.Lock()
 _KNOWN: dict[str, tuple[Any, str]] = {}  # folder -> archive that it lies in, and where
@@ -65,26 +55,6 @@ class Entry(NamedTuple):
         return self.number
 
 
-class Index(NamedTuple):
-    """What an archive holds: its files in the order of their names.
-
-    Attributes:
-        names: uint8, all names one after the other, with slashes and in UTF-8.
-        ends: int64, (N,), where each ends.
-        offsets: int64, (N,), where each file's content begins; of a zip archive, the header before it.
-        sizes: int64, (N, 2), bytes in the archive, and unpacked.
-        kinds: int64, (N, 2), the method, and the check sum of zip archives.
-        stamp: int64, (3,), of what the index is: its version, and size and time of the archive.
-    """
-
-    names: np.ndarray
-    ends: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    kinds: np.ndarray
-    stamp: np.ndarray
-
-
 class Archive:
     """An archive that is open for reading.
 
@@ -96,8 +66,8 @@ class Archive:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path, self.stamp = Path(path), _stamp(path)
-        self.index = _cached_index(self.path)
+        self.path, self.stamp = Path(path), stamp_of(path)
+        self.index = index_of(self.path)
         # Of these single values are taken, which arrays are slow at.
         self._names, self._ends = (memoryview(np.asarray(part)) for part in (self.index.names, self.index.ends))
         self.file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -249,7 +219,7 @@ def locate(path: str | os.PathLike) -> tuple[Archive, str] | None:
     folder, name = os.path.split(text)
     if (known := _KNOWN.get(folder)) is not None:  # as for all images but the first
         archive, inside = known
-        if archive.stamp == _stamp(archive.path) and archive.find(inside + name):
+        if archive.stamp == stamp_of(archive.path) and archive.find(inside + name):
             return archive, inside + name
     found = _search(Path(text))
     if found is not None and found[1].endswith(name) and len(_KNOWN) < MOST_KNOWN:
@@ -260,7 +230,7 @@ def locate(path: str | os.PathLike) -> tuple[Archive, str] | None:
 def _search(path: Path) -> tuple[Archive, str] | None:
     for place in (path, *path.parents):
         if place.suffix.lower() in SUFFIXES and place.is_file():
-            archive, rest = opened(str(place), *_stamp(place)), "/".join(path.parts[len(place.parts) :])
+            archive, rest = opened(str(place), *stamp_of(place)), "/".join(path.parts[len(place.parts) :])
             return (archive, rest) if archive.find(rest) else None
         if place is not path and place.is_dir():
             rest = path.relative_to(place).as_posix()
@@ -288,147 +258,4 @@ def opened(path: str, *stamp: int) -> Archive:
 @functools.lru_cache(maxsize=64)
 def _lying_in(folder: str) -> tuple[Archive, ...]:
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    return tuple(opened(str(path), *_stamp(path)) for path in paths)
-
-
-def _stamp(path: str | os.PathLike) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
-def _cached_index(path: Path) -> Index:
-    stamp = np.array([VERSION, *_stamp(path)], dtype=np.int64)
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    folders = [path.with_name(f".{path.name}.index"), cache_folder() / f"archive-{name}"]
-    for folder in folders:
-        index = load_arrays(folder, Index)
-        if index is not None and np.array_equal(index.stamp, stamp):
-            return index
-    index = _scan(path)._replace(stamp=stamp)
-    for folder in folders:
-        try:
-            return keep_arrays(folder, index)
-        except OSError:
-            continue
-    return index
-
-
-def cache_folder() -> Path:
-    """Where what was found out of files is kept: ``LK_CACHE``, by default ``~/.cache/lk_downstream``."""
-    return Path(os.environ.get("LK_CACHE") or Path.home() / ".cache" / "lk_downstream")
-
-
-def load_arrays(folder: Path, kind: type[Arrays]) -> Arrays | None:
-    """Map the arrays that :func:`keep_arrays` has written; None where there are none."""
-    try:
-        parts = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in kind._fields]
-    except (OSError, ValueError, EOFError):
-        return None
-    return kind(*parts)
-
-
-def keep_arrays(folder: Path, arrays: Arrays) -> Arrays:
-    """Write a named tuple of arrays in the place of another, so that no process sees half of them, and map them.
-
-    Raises:
-        OSError: They cannot be written there.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-    try:
-        for name, array in arrays._asdict().items():
-            np.save(part / f"{name}.npy", array, allow_pickle=False)
-        os.chmod(part, 0o755)
-        if folder.is_dir():
-            folder.replace(part / "former")  # another process may be faster
-        part.replace(folder)
-        shutil.rmtree(folder / "former", ignore_errors=True)
-    except OSError:
-        shutil.rmtree(part, ignore_errors=True)
-        if load_arrays(folder, type(arrays)) is None:
-            raise
-        return arrays
-    return load_arrays(folder, type(arrays)) or arrays
-
-
-def _scan(path: Path) -> Index:
-    """Find what an archive holds.
-
-    Raises:
-        InputError: It is damaged, or packed as a whole.
-    """
-    try:
-        found = _zip_entries(path) if path.suffix.lower() == ".zip" else _tar_entries(path)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, ValueError, OverflowError) as error:
-        hint = "" if path.suffix.lower() == ".zip" else " (one that is packed as a whole has to be unpacked first)"
-        raise InputError(f"{path} is no {path.suffix[1:]} archive or is damaged ({error}){hint}") from error
-    if not found:
-        raise InputError(f"{path} holds no file")
-    found.sort()
-    names = [entry[0] for entry in found]
-    numbers = np.array([entry[1:] for entry in found], dtype=np.int64)
-    return Index(
-        np.frombuffer(b"".join(names), np.uint8),
-        np.cumsum([len(name) for name in names]),
-        *(np.ascontiguousarray(part) for part in (numbers[:, 0], numbers[:, 1:3], numbers[:, 3:])),
-        np.zeros(0, dtype=np.int64),
-    )
-
-
-def _zip_entries(path: Path) -> list[tuple]:
-    """Name, offset, size, unpacked size, method and check sum of each file."""
-    with zipfile.ZipFile(path) as archive:
-        return [
-            (os.fsencode(info.filename), info.header_offset, info.compress_size, info.file_size)
-            + (info.compress_type if not info.flag_bits & 1 else -1, info.CRC)
-            for info in archive.infolist()
-            if not info.is_dir() and _is_plain(info.filename)
-        ]
-
-
-def _tar_entries(path: Path) -> list[tuple]:
-    """As :func:`_zip_entries`; a tar within it is a folder of its name, as in ImageNet's training archive."""
-    found: list[tuple] = []
-    with path.open("rb") as file, tarfile.TarFile(fileobj=file) as archive:
-        for member in archive:
-            name = member.name.removeprefix("./")
-            if not member.isreg() or not _is_plain(name):
-                continue
-            if not name.lower().endswith(".tar"):
-                found.append((os.fsencode(name), member.offset_data, member.size, member.size, STORED, -1))
-                continue
-            file.seek(member.offset_data)
-            inner = tarfile.TarFile(fileobj=_Part(file, member.offset_data, member.size))
-            for item in inner:
-                full = f"{name[:-4]}/{item.name.removeprefix('./')}"
-                if item.isreg() and _is_plain(full):
-                    offset = member.offset_data + item.offset_data
-                    found.append((os.fsencode(full), offset, item.size, item.size, STORED, -1))
-            archive.members = []  # which it would keep
-    return found
-
-
-class _Part:
-    """A part of a file, as a file."""
-
-    def __init__(self, file: Any, start: int, size: int):
-        self.file, self.start, self.size, self.position = file, start, size, 0
-
-    def read(self, count: int) -> bytes:
-        self.file.seek(self.start + self.position)
-        data = self.file.read(max(0, min(count, self.size - self.position)))
-        self.position += len(data)
-        return data
-
-    def seek(self, position: int) -> int:
-        self.position = position
-        return position
-
-    def tell(self) -> int:
-        return self.position
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name is one of a file that is not hidden and lies in the archive; macOS adds a folder of its own."""
-    parts = name.split("/")
-    return not any(part in ("", "..") or part.startswith(".") or part == "__MACOSX" for part in parts)
+    return tuple(opened(str(path), *stamp_of(path)) for path in paths)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lk_downstream import archives, trust
+from lk_downstream import archive_index, archives, trust
 from lk_downstream.archives import Place, locate
 from lk_downstream.data import ADE20K, Cityscapes, ClassFolder, Coco, Synthetic
 from lk_downstream.errors import DamagedFile, InputError
@@ -191,7 +191,7 @@ def test_the_index_is_kept_and_follows_the_archive(tmp_path, cache, monkeypatch)
     with monkeypatch.context() as patch:  # another process finds it
         archives.opened.cache_clear()
         archives._KNOWN.clear()
-        patch.setattr(archives, "_scan", lambda path: pytest.fail("it was scanned again"))
+        patch.setattr(archive_index, "_scan", lambda path: pytest.fail("it was scanned again"))
         assert trust.read_bytes(tmp_path / "a.zip" / "one.txt") == b"text"
     write("other.txt")
     assert locate(tmp_path / "a.zip" / "other.txt")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lk_downstream import archives
+from lk_downstream import kept_arrays
 from lk_downstream.data.reading import find_pictures
 
 KEEP_FROM = 100_000  # files; fewer are listed in less than a second
@@ -50,7 +50,7 @@ class Paths(Sequence[bytes]):
 
 
 def _mapped(folder: Path) -> Paths:
-    kept = archives.load_arrays(folder, Listing)
+    kept = kept_arrays.load_arrays(folder, Listing)
     return Paths(kept.names, kept.ends)
 
 
@@ -81,8 +81,8 @@ def images_in(root: Path, folders: Sequence[str]) -> tuple[Paths, np.ndarray]:
         InputError: A folder cannot be listed.
     """
     key = hashlib.sha256(os.fsencode(root.absolute()) + b"\0" + "\0".join(folders).encode("utf-8", "surrogateescape"))
-    place = archives.cache_folder() / f"listing-{key.hexdigest()[:32]}"
-    if (kept := archives.load_arrays(place, Listing)) is not None and _still(root, kept, len(folders)):
+    place = kept_arrays.cache_folder() / f"listing-{key.hexdigest()[:32]}"
+    if (kept := kept_arrays.load_arrays(place, Listing)) is not None and _still(root, kept, len(folders)):
         return Paths(kept.names, kept.ends), kept.counts
     start = time.time()
     visited: list[str] = []
@@ -94,7 +94,7 @@ def images_in(root: Path, folders: Sequence[str]) -> tuple[Paths, np.ndarray]:
         return paths, counts
     dirs = np.frombuffer(b"".join(os.fsencode(folder) + b"\0" for folder in visited), np.uint8)
     try:
-        kept = archives.keep_arrays(place, Listing(paths.names, paths.ends, counts, dirs, times))
+        kept = kept_arrays.keep_arrays(place, Listing(paths.names, paths.ends, counts, dirs, times))
     except OSError:
         return paths, counts
     return Paths(kept.names, kept.ends), kept.counts

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lk_downstream import archives
+from lk_downstream import kept_arrays
 from lk_downstream.data import ClassFolder, listing
 from lk_downstream.data.listing import Paths, images_in
 from lk_downstream.data.reading import find_pictures
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_and_damaged_lists(tmp_path, cache):
     for path in cache.rglob("*.npy"):
         path.write_bytes(path.read_bytes()[:60])
     assert list(images_in(root, folders)[0]) == plain(root, folders)
-    assert archives.load_arrays(next(cache.iterdir()), listing.Listing) is not None
+    assert kept_arrays.load_arrays(next(cache.iterdir()), listing.Listing) is not None
 
 
 def test_samples_of_class_folders(tmp_path, cache):
