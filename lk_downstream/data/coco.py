@@ -10,7 +10,7 @@ from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.box_formats import BoxFormat
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS
 from lk_downstream.data.coco_file import load_content
-from lk_downstream.data.coco_index import read_categories
+from lk_downstream.data.coco_index import read_categories, read_image_ids
 from lk_downstream.data.detection import KEYS, DetectionDataset
 from lk_downstream.data.pairing import placed
 from lk_downstream.data.synthetic import Synthetic
@@ -70,6 +70,13 @@ class Coco(DetectionDataset):
                 "data.dataset.annotations and data.dataset.images, with {split} in the place of the split"
             )
         return load_content(self.annotations, **KEYS, box_format=self.box_format)
+
+    def image_ids(self) -> dict[str, int]:
+        """See :meth:`DetectionDataset.image_ids`."""
+        try:
+            return read_image_ids(self.annotations)
+        except (OSError, ValueError) as error:
+            raise InputError(f"the images of {self.annotations} cannot be read ({error})") from error
 
     def _others(self) -> list[str]:
         """Some annotation files that are there."""

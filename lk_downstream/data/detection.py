@@ -57,6 +57,14 @@ class DetectionDataset(Dataset):
         """
         raise NotImplementedError
 
+    def image_ids(self) -> dict[str, int]:
+        """Ids by the names of the images, for predictions: nothing else of the annotations is looked at.
+
+        Raises:
+            InputError: The images are not listed, or not in a way that can be read.
+        """
+        raise NotImplementedError
+
     def tree(self) -> str:
         """The files that are expected below the root."""
         return f"{self.images.relative_to(self.root)}/ and {self.annotations.relative_to(self.root)}"

@@ -259,11 +259,16 @@ class _WithIds(Dataset):
     def __init__(self, folder: PictureFolder, annotated: DetectionDataset):
         self.folder, self.names = folder, [path.relative_to(folder.root).as_posix() for path in folder.files]
         self.ids = list(range(1, len(self.names) + 1))
-        if annotated.annotations.exists() and annotated.root.is_dir():
-            rows = annotated.content()[0]["images"]
-            known = {Path(row["file_name"].replace("\\", "/")).name: int(row["id"]) for row in rows}
-            if len(known) == len(rows) and {Path(name).name for name in self.names} <= known.keys():
-                self.ids = [known[Path(name).name] for name in self.names]
+        if not annotated.annotations.exists():
+            return
+        try:
+            listed = annotated.image_ids()
+        except InputError as error:
+            warnings.warn(f"{error}; the images are counted in the results", stacklevel=2)
+            return
+        known = {Path(name.replace("\\", "/")).name: number for name, number in listed.items()}
+        if len(known) == len(listed) and {Path(name).name for name in self.names} <= known.keys():
+            self.ids = [known[Path(name).name] for name in self.names]
 
     def __len__(self) -> int:
         return len(self.folder)

@@ -123,6 +123,11 @@ class Voc(DetectionDataset):
         kinds = [{"id": number, "name": name} for name, number in numbers.items()]
         return checked(self.annotations, {"images": images, "annotations": objects, "categories": kinds}, **KEYS)
 
+    def image_ids(self) -> dict[str, int]:
+        """See :meth:`DetectionDataset.image_ids`."""
+        files = {path.stem: path.name for path in self._images()}
+        return {files.get(name, name): number for number, name in enumerate(self.names(), start=1)}
+
     def _images(self) -> list[Path]:
         if not self.images.is_dir():
             raise InputError(f"there is no folder {self.images}; expected under {self.root} {self.tree()}")

@@ -94,6 +94,13 @@ class Yolo(DetectionDataset):
                 found += self._listed(path)
         return found
 
+    def image_ids(self) -> dict[str, int]:
+        """See :meth:`DetectionDataset.image_ids`."""
+        return {self._name(path): number for number, path in enumerate(self.files(), start=1)}
+
+    def _name(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
     def _place(self, text: str) -> Path:
         """Where a split is: ``data.yaml`` was often moved, so that its own path is one of several that are tried."""
         base = self.root / str(self.settings.get("path") or "")
@@ -128,8 +135,7 @@ class Yolo(DetectionDataset):
         paths = self.files()
         for number, path in enumerate(counted(paths, len(paths), f"reading {self.split}"), start=1):
             width, height = image_size(path)
-            name = Path(os.path.relpath(path, self.root)).as_posix()
-            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            images.append({"id": number, "file_name": self._name(path), "width": width, "height": height})
             objects += [{"image_id": number, **found} for found in self._objects(labels_of(path), width, height)]
         for number, found in enumerate(objects, start=1):
             found["id"] = number

@@ -254,6 +254,18 @@ def test_wrong_lines(coco, tmp_path, line, words):
         len(Yolo("train", str(root)))
 
 
+@pytest.mark.parametrize("form", ["Coco", "Yolo", "Voc"])
+def test_ids_without_annotations(coco, tmp_path, form):
+    if form == "Coco":
+        dataset = Coco("val", str(coco))
+    elif form == "Yolo":
+        dataset = Yolo("val", str(as_yolo(coco, tmp_path / "other")))
+    else:
+        dataset = Voc("val", str(as_voc(coco, tmp_path / "other", False)))
+    expected = dict(zip(dataset.index.files, dataset.index.image_ids))
+    assert dataset.image_ids() == expected
+
+
 def test_places_of_yolo_files(tmp_path):
     assert labels_of(Path("a/images/b/images/c/x.jpg")) == Path("a/images/b/labels/c/x.txt")
     assert labels_of(Path("a/b/images")) == Path("a/b/images.txt")

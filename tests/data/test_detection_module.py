@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from lk_downstream import trust
 from lk_downstream.data import Coco, DetectionData, MultiScale, Synthetic
 from lk_downstream.data.detection_module import collate_detection
 from lk_downstream.errors import InputError
@@ -108,6 +109,32 @@ def test_pictures_to_predict_on(root):
     assert batches[0]["size"].tolist() == [[80, 120]]
     with pytest.raises(InputError, match=r"set data\.predict"):
         make(root).predict_dataloader()
+
+
+def test_annotations_do_not_stop_a_prediction(root, tmp_path, monkeypatch):
+    shutil.copytree(root, tmp_path / "coco")
+    file = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    images, kinds = (json.dumps(content[key]) for key in ("images", "categories"))
+    expected = [row["id"] for row in content["images"]]
+    wrong = f'"annotations": [{{"image_id": "none"}}], "categories": {kinds}'
+
+    def ids():
+        data = make(tmp_path / "coco", predict=str(tmp_path / "coco" / "val2017"))
+        return [sample["target"]["image_id"] for sample in data.predict_data()]
+
+    with monkeypatch.context() as patch:  # the list is found by the text
+        patch.setattr(trust, "read_json", lambda path: pytest.fail("the whole file was parsed"))
+        file.write_text(f'{{"images": {images}, {wrong}, and so on', encoding="utf-8")
+        assert ids() == expected
+    listed = images.replace("{", '{"tags": ["a"], ', 1)  # a list in the list is beyond that
+    file.write_text(f'{{"images": {listed}, {wrong}}}', encoding="utf-8")
+    assert ids() == expected
+    for broken in ('"images": 3', f'"images": {listed[:-1]}', f'"images": {images.replace("file_name", "name")}'):
+        file.write_text(f"{{{broken}, {wrong}}}", encoding="utf-8")
+        with pytest.warns(UserWarning, match=r"the images of .*val2017\.json cannot be read .* are counted"):
+            assert ids() == [1, 2, 3, 4, 5]
+
 
 
 def test_loaders_can_be_sent_to_spawned_processes(root):
