@@ -6,6 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import timm
+import torch
+
+from lk_downstream.backbones import Backbone, Classifier, create_backbone, create_classifier
+from lk_downstream.backbones.extractor import STRIDES
+from lk_downstream.backbones.factory import check_name
 from lk_downstream.errors import InputError
 from lk_downstream.tasks import Task, load_task
 
@@ -30,3 +36,25 @@ def checkpoint_of(source: str | os.PathLike) -> Path:
 def find_task(source: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
     """The task of a run's folder or a checkpoint, see :func:`lk_downstream.tasks.load_task`."""
     return load_task(checkpoint_of(source), trusted)
+
+
+def find_model(source: str) -> Backbone | Classifier:
+    """The network of a task, or a model by its name, in eval mode on the CPU.
+
+    Args:
+        source: a run's folder, a checkpoint, or the name of a model of timm's registry, such as slak_tiny; random
+            weights, unless the name is followed by a colon and weights, as ``model.backbone.weights`` takes them:
+            ``replknet_31b:in1k``.
+
+    Raises:
+        InputError: there is no such model, checkpoint or weights.
+    """
+    name, _, weights = source.partition(":")
+    if not timm.is_model(name) and (Path(source).exists() or Path(source).suffix):
+        return find_task(source).backbone
+    check_name(name)
+    with torch.device("meta"):
+        strides = {info["reduction"] for info in getattr(timm.create_model(name), "feature_info", ())}
+    # What keeps one stride, such as isotropic ConvNeXt, is no pyramid.
+    create = create_backbone if strides >= set(STRIDES) else create_classifier
+    return create(name, weights or None).eval()

@@ -63,6 +63,7 @@ NEEDED = {
     "convert": ["source.ckpt", "target.pth"],
     "check-data": ["--dataset", "ADE20K"],
     "profile": [],
+    "receptive-field": ["--models", "[slak_tiny]"],
     "plot": ["run_0"],
     "benchmark": ["layers"],
 }
