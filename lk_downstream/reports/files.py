@@ -25,10 +25,16 @@ def write_table(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` (NaN as null) so that ``path`` never holds an incomplete file."""
+    write_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text in UTF-8 so that ``path`` never holds an incomplete file; returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)
+    return path
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
