@@ -37,6 +37,7 @@ COMMANDS = {
     "check-data": Command("read a data set and say what is in its masks, and what is wrong", "check_data:main"),
     "profile": Command("parameters and multiply-adds of models, and speed and memory of trained ones", "profile:main"),
     "receptive-field": Command("draw effective receptive fields side by side", "receptive_field:main"),
+    "kernels": Command("draw large kernels, and say how much of them lies far from the centre", "kernels:main"),
     "plot": Command("draw the curves of a run, finished or not", "plot:main"),
     "benchmark": Command("speed of large-kernel layers and networks against plain PyTorch", "benchmark:main"),
 }

@@ -64,6 +64,7 @@ NEEDED = {
     "check-data": ["--dataset", "ADE20K"],
     "profile": [],
     "receptive-field": ["--models", "[slak_tiny]"],
+    "kernels": ["--models", "[slak_tiny]"],
     "plot": ["run_0"],
     "benchmark": ["layers"],
 }
