@@ -11,9 +11,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from lk_downstream.data.cue_conflict import CATEGORIES
 from lk_downstream.data.robustness import BENCHMARKS, Part, Trees
 from lk_downstream.machine import shown_path
-from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
+from lk_downstream.metrics.robustness import (
+    ALEXNET_ERRORS,
+    PartAccuracy,
+    ShapeBias,
+    corruption_error,
+    mean_corruption_error,
+)
 from lk_downstream.reports.files import write_json
 from lk_downstream.reports.tables import robustness_table
 
@@ -36,11 +43,15 @@ class RobustnessReport(L.Callback):
         choices = [part.tree.choice() for part in trees.parts]
         whole = [part.benchmark not in RESTRICTED for part in trees.parts]
         self.metric = PartAccuracy(torch.stack(choices) | torch.tensor(whole)[:, None])
+        cues = any(part.benchmark == "cue_conflict" for part in trees.parts)
+        self.shape_bias = ShapeBias(tuple(CATEGORIES.values()), len(choices[0])) if cues else None
         self.results: dict[str, dict[str, Any]] = {}
 
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Count where the network is."""
         self.metric.to(task.device)
+        if self.shape_bias:
+            self.shape_bias.to(task.device)
 
     def on_validation_batch_end(
         self,
@@ -53,12 +64,18 @@ class RobustnessReport(L.Callback):
     ) -> None:
         """Count a batch, by its logits ``prediction``."""
         self.metric.update(outputs["prediction"], batch["label"], batch["part"])
+        if self.shape_bias:
+            self.shape_bias.update(outputs["prediction"], batch["label"], batch["texture"])
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Print and write the figures of all processes."""
         task.results.clear()  # those of all benchmarks together, of which nothing shall be drawn
         hits, pictures = (counts.reshape(-1).tolist() for counts in self.metric.compute())  # of one part: no list
         self.results = summarize(self.trees, hits, pictures)
+        if self.shape_bias:
+            counts = {name: values.tolist() for name, values in self.shape_bias.compute().items()}
+            name = BENCHMARKS["cue_conflict"].name
+            self.results[name] |= summarize_cues(counts, self.results[name]["pictures"])
         path = Path(trainer.default_root_dir) / "robustness.json"
         if trainer.is_global_zero:
             write_json(path, self.results)
@@ -90,6 +107,33 @@ def summarize(trees: Trees, hits: list[int], pictures: list[int]) -> dict[str, d
         else:
             results[BENCHMARKS[key].name] = {"top1": rows[0][1] / rows[0][2], **common}
     return results
+
+
+def summarize_cues(counts: dict[str, list[int]], pictures: int) -> dict[str, Any]:
+    """The figures of images of conflicting cues, fractions of 1; NaN where nothing was decided either way.
+
+    Args:
+        counts: By category of the shape, see :meth:`ShapeBias.compute`.
+        pictures: Number of images, those without a conflict too.
+
+    Returns:
+        ``top1`` (of 16 categories, by the shape), ``shape_bias``, ``shape`` and ``texture`` (the shares of the
+        conflicts that are decided so), ``conflicts``, and ``categories``: the shape bias of each.
+    """
+    shape, texture, conflicts = (sum(counts[name]) for name in ("shape", "texture", "conflicts"))
+    rows = zip(CATEGORIES, counts["shape"], counts["texture"])
+    return {
+        "top1": _share(sum(counts["hits"]), pictures),
+        "shape_bias": _share(shape, shape + texture),
+        "shape": _share(shape, conflicts),
+        "texture": _share(texture, conflicts),
+        "conflicts": conflicts,
+        "categories": {name: _share(one, one + other) for name, one, other in rows},
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def _corruptions(rows: list[tuple[Part, int, int]]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def predict(args: list[str]) -> int:
 def robustness(args: list[str]) -> int:
     """Evaluate a classifier on other images of ImageNet's classes."""
     names = "  --imagenet_a FOLDER      likewise --imagenet_r, --imagenet_sketch, --imagenet_c, --imagenet_c_bar\n"
+    names += "  --cue_conflict FOLDER    images of one shape and another texture, for the shape bias\n"
     return _run("robustness", "robustness", args, EVALUATED + names)
 
 

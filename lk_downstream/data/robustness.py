@@ -1,4 +1,4 @@
-"""ImageNet-A, -R, -Sketch, -C and -C-bar in their own layouts."""
+"""ImageNet-A, -R, -Sketch, -C and -C-bar, and images of conflicting cues, in their own layouts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_module import ClassificationData
 from lk_downstream.data.classification_transforms import collate_pictures
+from lk_downstream.data.cue_conflict import CueConflict
 from lk_downstream.data.module import DataModule
 from lk_downstream.errors import InputError, near_names
 
@@ -27,11 +28,13 @@ class Benchmark(NamedTuple):
         name: Its name.
         classes: How many classes it has; None: not known.
         corruptions: Names of its corruptions, each at severities 1 to 5; empty if the class folders are at the top.
+        layout: Of its files, where these are not in class folders.
     """
 
     name: str
     classes: int | None
     corruptions: tuple[str, ...] = ()
+    layout: str = ""
 
 
 # github.com/hendrycks/robustness
@@ -47,6 +50,7 @@ BENCHMARKS = {
     "imagenet_sketch": Benchmark("ImageNet-Sketch", 1000),
     "imagenet_c": Benchmark("ImageNet-C", 1000, _C),
     "imagenet_c_bar": Benchmark("ImageNet-C-bar", None, _C_BAR),
+    "cue_conflict": Benchmark("Cue conflict", 16, layout="<shape>/<shape>1-<texture>2.png"),
 }
 
 
@@ -90,7 +94,7 @@ class Part(NamedTuple):
     benchmark: str  # key of BENCHMARKS
     corruption: str | None
     severity: int | None
-    tree: Tree
+    tree: Tree | CueConflict
 
 
 class Trees(NamedTuple):
@@ -122,11 +126,16 @@ def find_trees(roots: Mapping[str, str | None], class_folders: Sequence[str]) ->
     found = Trees([], {})
     for key, root in given.items():
         benchmark = BENCHMARKS[key]
-        parts = list(
-            _corrupted(key, root, class_folders) if benchmark.corruptions else _plain(key, root, class_folders)
-        )
+        if benchmark.layout:
+            tree = CueConflict(root, class_folders)
+            parts = [Part(key, None, None, tree)] if root.is_dir() and len(tree) else []
+        else:
+            parts = list(
+                _corrupted(key, root, class_folders) if benchmark.corruptions else _plain(key, root, class_folders)
+            )
         if not parts:
-            layout = root / ("<corruption>/<severity>/<class>" if benchmark.corruptions else "<class>") / "*.JPEG"
+            folders = "<corruption>/<severity>/<class>" if benchmark.corruptions else "<class>"
+            layout = root / (benchmark.layout or f"{folders}/*.JPEG")
             first = f", such as {benchmark.corruptions[0]}/1/{class_folders[0]}" if benchmark.corruptions else ""
             there = sorted(item.name for item in root.iterdir()) if root.is_dir() else []
             holds = f"holds {', '.join(there[:3]) or 'nothing'}" if root.is_dir() else "is no folder"
@@ -177,7 +186,8 @@ def _neighbours(root: Path) -> list[str]:
 class RobustnessData(DataModule):
     """The trees one after the other, read and resized as the validation pictures of another data module.
 
-    A batch has ``part``, int64 (N,), beside what :class:`ClassificationData` has in its batches.
+    A batch has ``part``, int64 (N,), beside what :class:`ClassificationData` has in its batches, and ``texture``, int64
+    (N,), see :class:`CueConflict`, -1 for other images.
 
     Args:
         data: Whose evaluation transform, batch size and loader processes are taken.
@@ -195,7 +205,9 @@ class RobustnessData(DataModule):
     @staticmethod
     def collate_val(samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch with the part of each picture."""
-        return {**collate_pictures(samples), "part": torch.tensor([sample["part"] for sample in samples])}
+        added = {"part": [sample["part"] for sample in samples]}
+        added["texture"] = [sample.get("texture", -1) for sample in samples]
+        return {**collate_pictures(samples), **{name: torch.tensor(values) for name, values in added.items()}}
 
 
 def _marked(sample: dict[str, Any], transform: Callable[[dict[str, Any]], dict[str, Any]], part: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Accuracy on parts of a data set with a choice of classes each, and the mean corruption error of ImageNet-C."""
+"""Accuracy on parts of a data set with a choice of classes each, mean corruption error, and shape bias."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -81,3 +81,59 @@ class PartAccuracy(Metric):
     def compute(self) -> tuple[Tensor, Tensor]:
         """Hits and pictures of each part, int64."""
         return self.hits, self.pictures
+
+
+class ShapeBias(Metric):
+    """Whether images of conflicting cues are classified by their shape or by their texture.
+
+    A category's probability is the mean of those of its classes, and the most probable is the decision; the shape bias
+    is the number of decisions for the shape over those for the shape or the texture (Geirhos et al., ICLR 2019).
+
+    Args:
+        categories: Class indices of each category.
+        classes: Number of classes.
+    """
+
+    full_state_update = False
+    shape: Tensor
+    texture: Tensor
+    conflicts: Tensor
+    hits: Tensor
+
+    def __init__(self, categories: Sequence[Sequence[int]], classes: int):
+        super().__init__()
+        share = torch.zeros(classes, len(categories))
+        for column, members in enumerate(categories):
+            share[list(members), column] = 1 / len(members)
+        self.register_buffer("share", share, persistent=False)
+        for name in ("shape", "texture", "conflicts", "hits"):
+            self.add_state(name, torch.zeros(len(categories), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, shape: Tensor, texture: Tensor) -> None:
+        """Count some images.
+
+        Args:
+            logits: (N, classes).
+            shape: Category of each image's shape, int64 (N,).
+            texture: Of its texture, likewise; -1: not an image of this set, which does not count.
+        """
+        decision = (logits.float().softmax(1) @ self.share).argmax(1)
+        known = texture >= 0
+        shape = shape.where(known, 0)  # what does not count may have any label
+        conflict = known & (shape != texture)
+        counted = {
+            "hits": known & (decision == shape),
+            "conflicts": conflict,
+            "shape": conflict & (decision == shape),
+            "texture": conflict & (decision == texture),
+        }
+        for name, mask in counted.items():
+            total = getattr(self, name)
+            # Not in place: the states may have been made in inference mode.
+            setattr(self, name, total + torch.zeros_like(total).index_add(0, shape, mask.to(total.dtype)))
+
+    def compute(self) -> dict[str, Tensor]:
+        """By category of the shape, int64: ``hits`` of the shape among all images, ``conflicts``, and the decisions
+        for ``shape`` and ``texture`` among these.
+        """
+        return {name: getattr(self, name) for name in ("hits", "conflicts", "shape", "texture")}

@@ -68,6 +68,8 @@ def draw_kernels(kernels: Sequence[DrawnKernel]) -> np.ndarray:
         for row, image in shown.items():
             bar = figure.colorbar(image, ax=axes[row], shrink=0.8)
             bar.set_label("share of channels" if rows[row][1] else "mean absolute weight over maximum", fontsize=7)
+            if not rows[row][1]:
+                bar.set_ticks([1e-3, 1e-2, 1e-1, 1], labels=["0.001", "0.01", "0.1", "1"])
             bar.ax.tick_params(labelsize=7)
         return rendered(figure)
 

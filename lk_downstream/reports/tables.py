@@ -49,7 +49,8 @@ def class_table(columns: dict[str, list], most: int = 200) -> Table:
 def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
     """A row for each benchmark and each corruption, in percent, and what the partial ones lack."""
     relative = any("mCE" in figures for figures in results.values())
-    columns = ("", "top-1", "error", *(["CE"] if relative else []), "pictures")
+    cues = any("shape_bias" in figures for figures in results.values())
+    columns = ("", "top-1", "error", *(["CE"] if relative else []), *(["shape bias"] if cues else []), "pictures")
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -59,11 +60,15 @@ def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
         if partial:
             notes.append(f"* {name} is partial, without {_listed(figures['missing'])}")
         cells = _cells(1 - figures["top1"], figures.get("mCE"), relative)
+        cells += [percent(figures["shape_bias"]) if "shape_bias" in figures else ""] if cues else []
         table.add_row(f"{name}{' *' * partial}", *cells, str(figures["pictures"]), style="bold")
         for corruption, values in figures.get("corruptions", {}).items():
-            table.add_row(f"  {corruption}", *_cells(values["error"], values.get("CE"), relative), "")
+            cells = _cells(values["error"], values.get("CE"), relative) + ([""] if cues else [])
+            table.add_row(f"  {corruption}", *cells, "")
     if relative:
         notes.append("CE: error relative to AlexNet's; in bold the mean (mCE)")
+    if cues:
+        notes.append("shape bias: decisions for the shape, of those for the shape or the texture; top-1 of the shape")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table

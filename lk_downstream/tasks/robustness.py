@@ -23,6 +23,7 @@ class Trainer(L.Trainer):
         imagenet_sketch: str | None = None,
         imagenet_c: str | None = None,
         imagenet_c_bar: str | None = None,
+        cue_conflict: str | None = None,
         ckpt_path: str | None = None,
         weights_only: bool | None = None,
     ) -> RobustnessReport:
@@ -40,6 +41,7 @@ class Trainer(L.Trainer):
             imagenet_sketch: Folder of ImageNet-Sketch, ``<wnid>/*.JPEG``.
             imagenet_c: Folder of ImageNet-C, ``<corruption>/<severity>/<wnid>/*.JPEG``.
             imagenet_c_bar: Folder of ImageNet-C-bar, likewise.
+            cue_conflict: Folder of the cue-conflict images, ``<shape>/<shape>1-<texture>2.png``, for the shape bias.
             ckpt_path: Checkpoint of a run to evaluate.
             weights_only: Whether PyTorch reads it without running code.
 
@@ -54,6 +56,7 @@ class Trainer(L.Trainer):
             "imagenet_sketch": imagenet_sketch,
             "imagenet_c": imagenet_c,
             "imagenet_c_bar": imagenet_c_bar,
+            "cue_conflict": cue_conflict,
         }
         trees = find_trees(roots, datamodule.train_data.class_folders)
         report = RobustnessReport(trees)

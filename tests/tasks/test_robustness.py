@@ -11,11 +11,18 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from lk_downstream.callbacks.robustness import RobustnessReport, summarize
+from lk_downstream.callbacks.robustness import RobustnessReport, summarize, summarize_cues
 from lk_downstream.cli import main
+from lk_downstream.data.cue_conflict import CATEGORIES
 from lk_downstream.data.robustness import BENCHMARKS, Trees, find_trees
 from lk_downstream.errors import InputError
-from lk_downstream.metrics.robustness import ALEXNET_ERRORS, PartAccuracy, corruption_error, mean_corruption_error
+from lk_downstream.metrics.robustness import (
+    ALEXNET_ERRORS,
+    PartAccuracy,
+    ShapeBias,
+    corruption_error,
+    mean_corruption_error,
+)
 from lk_downstream.reports.tables import robustness_table
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +179,9 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
         picture(tmp_path / "a" / wnid / "0.jpg", 60 * number)
     config, checkpoint = str(run / "config.yaml"), str(run / "checkpoints" / "last.ckpt")
     capsys.readouterr()
-    cli = main("robustness", ["--config", config, "--ckpt_path", checkpoint, "--imagenet_c", "c", "--imagenet_a", "a"])
+    picture(tmp_path / "cue" / "cat" / "cat1-knife3.png")
+    sets = ["--imagenet_c", "c", "--imagenet_a", "a", "--cue_conflict", "cue"]
+    cli = main("robustness", ["--config", config, "--ckpt_path", checkpoint, *sets])
     assert sorted(path.name for path in (run.parent / "robustness_0").iterdir()) == ["config.yaml", "robustness.json"]
     results = json.loads((run.parent / "robustness_0" / "robustness.json").read_text(encoding="utf-8"))
     # The same by the task itself, picture by picture.
@@ -190,6 +199,7 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
         accuracies.append((logits.argmax(1) == labels).double().mean().item())
     assert results["ImageNet-A"]["top1"] == pytest.approx(accuracies[0])
     assert results["ImageNet-A"]["pictures"] == 3
+    assert results["Cue conflict"]["conflicts"] == results["Cue conflict"]["pictures"] == 1
     expected = sum(1 - accuracy for accuracy in accuracies[1:]) / (0.67474 + 0.84378)
     assert results["ImageNet-C"]["mCE"] == pytest.approx(expected)
     assert "fog/2" in results["ImageNet-C"]["missing"]
@@ -201,3 +211,81 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     demo = str(ROOT / "configs" / "demo_segmentation.yaml")
     with pytest.raises(SystemExit, match="robustness is evaluated of classification"):
         main("robustness", ["--config", demo, "--model.weights", checkpoint, "--imagenet_a", "a"])
+
+
+# ---------------------------------------------------------------- conflicting cues
+
+
+def test_the_categories_are_the_published_ones():
+    """human_categories.py of rgeirhos/texture-vs-shape names them by WordNet ids too, of which some are checked."""
+    assert list(CATEGORIES) == sorted(CATEGORIES)
+    sizes = {"bird": 49, "dog": 109, "truck": 8, "bottle": 7, "cat": 6, "boat": 5, "bear": 4, "chair": 4}
+    sizes |= {"car": 3, "clock": 3, "bicycle": 2, "elephant": 2, "keyboard": 2, "airplane": 1, "knife": 1, "oven": 1}
+    assert {name: len(members) for name, members in CATEGORIES.items()} == sizes
+    members = [index for indices in CATEGORIES.values() for index in indices]
+    assert len(members) == len(set(members))
+    assert {name: [WNIDS[index] for index in CATEGORIES[name]] for name in ("knife", "keyboard", "bear", "chair")} == {
+        "knife": ["n03041632"],
+        "keyboard": ["n03085013", "n04505470"],
+        "bear": ["n02132136", "n02133161", "n02134084", "n02134418"],
+        "chair": ["n02791124", "n03376595", "n04099969", "n04429376"],
+    }
+
+
+def test_shape_bias_by_hand():
+    names = list(CATEGORIES)
+    cat, knife, dog = (names.index(name) for name in ("cat", "knife", "dog"))
+    metric = ShapeBias(tuple(CATEGORIES.values()), 1000)
+    logits = torch.full((6, 1000), -20.0)
+    logits[0, 499] = 0.0  # a knife
+    logits[1, 281] = 0.0  # a cat
+    logits[2, 404] = 0.0  # neither
+    logits[3, 499] = logits[3, 281] = 0.0  # as probable as one class of cats, but the mean of six is less
+    logits[4, 281] = 0.0
+    logits[5, 499] = 0.0
+    shape = torch.tensor([cat, cat, cat, cat, cat, 999])  # the fourth has no conflict, the last is of another set
+    texture = torch.tensor([knife, knife, knife, knife, cat, -1])
+    metric.update(logits, shape, texture)
+    metric.update(logits[:1], torch.tensor([knife]), torch.tensor([dog]))
+    counts = {name: values.tolist() for name, values in metric.compute().items()}
+    assert (counts["shape"][cat], counts["texture"][cat], counts["conflicts"][cat], counts["hits"][cat]) == (1, 2, 4, 2)
+    figures = summarize_cues(counts, pictures=6)
+    assert figures["shape_bias"] == pytest.approx(2 / 4)
+    assert (figures["shape"], figures["texture"], figures["conflicts"]) == (2 / 5, 2 / 5, 5)
+    assert figures["top1"] == 3 / 6
+    assert figures["categories"]["cat"] == pytest.approx(1 / 3)
+    assert figures["categories"]["knife"] == 1
+    assert math.isnan(figures["categories"]["oven"])
+
+
+def test_images_of_conflicting_cues(tmp_path, capsys):
+    for name in ("cat/cat1-knife3.png", "cat/cat2-cat1.png", "oven/oven10-dog2.png"):
+        picture(tmp_path / "cue" / name)
+    trees = find_trees({"cue_conflict": str(tmp_path / "cue")}, WNIDS)
+    assert trees.missing == {"cue_conflict": ["14 of 16 classes"]}
+    names = list(CATEGORIES)
+    items = [trees.parts[0].tree[index] for index in range(3)]
+    assert [(names[item["label"]], names[item["texture"]]) for item in items] == [
+        ("cat", "knife"), ("cat", "cat"), ("oven", "dog"),
+    ]  # fmt: skip
+    report = RobustnessReport(trees)
+    logits = torch.full((3, 1000), -9.0)
+    logits[0, 499] = logits[1, 281] = logits[2, 766] = 0.0
+    batch = {key: torch.tensor([item[key] for item in items]) for key in ("label", "texture")}
+    batch["part"] = torch.zeros(3, dtype=torch.int64)
+    report.on_validation_batch_end(None, None, {"prediction": logits}, batch, 0)
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True)
+    report.on_validation_end(trainer, SimpleNamespace(results={}))
+    figures = report.results["Cue conflict"]
+    assert (figures["shape_bias"], figures["top1"], figures["pictures"]) == (0.5, pytest.approx(2 / 3), 3)
+    written = json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8"))["Cue conflict"]
+    assert written["categories"]["oven"] == 1
+    assert "50.00" in capsys.readouterr().out
+    with pytest.raises(InputError, match="by the 1000 classes of ImageNet, but the model has 2"):
+        find_trees({"cue_conflict": str(tmp_path / "cue")}, WNIDS[:2])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty holds nothing; Cue conflict is expected as .*<shape>1-<texture>2.png"):
+        find_trees({"cue_conflict": str(tmp_path / "empty")}, WNIDS)
+    picture(tmp_path / "cue" / "cat" / "cat1-knif3.png")
+    with pytest.raises(InputError, match=r"cat1-knif3.png is not named after .*did you mean 'knife'"):
+        find_trees({"cue_conflict": str(tmp_path / "cue")}, WNIDS)
