@@ -30,7 +30,7 @@ COMMANDS = {
     "fit": Command("train by a config, and validate", "recipes:fit"),
     "evaluate": Command("validate a checkpoint or published weights, or score a results file", "recipes:evaluate"),
     "predict": Command("write the predictions of a checkpoint for images", "recipes:predict"),
-    "robustness": Command("evaluate a classifier on ImageNet-A, -R, -Sketch, -C, -C-bar and cue conflicts", "recipes:robustness"),
+    "robustness": Command("evaluate a classifier on ImageNet-A, -R, -C and more; its shape bias", "recipes:robustness"),
     "export": Command("write a network as ONNX and as a program of torch.export", "export:main"),
     "average": Command("write the mean of the best or the last checkpoints of a run", "average:main"),
     "convert": Command("write a segmentation checkpoint in mmsegmentation's format", "convert:main"),
