@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,10 +18,37 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LK_CACHE") or Path.home() / ".cache" / "lk_downstream")
 
 
+def map_array(file: Path) -> np.ndarray:
+    """The array of a file, which is read as far as it is looked at.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It is none.
+        EOFError: It ends too soon.
+    """
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+class Mapped(NamedTuple):
+    """Stands for a mapped array on its way to another process, which maps it too."""
+
+    file: Path
+
+
+def sendable(value: Any) -> Any:
+    """What is sent to another process in place of a value: of a mapped array, where it lies."""
+    return Mapped(Path(value.filename)) if isinstance(value, np.memmap) else value
+
+
+def received(value: Any) -> Any:
+    """The value that :func:`sendable` was given."""
+    return map_array(value.file) if isinstance(value, Mapped) else value
+
+
 def load_arrays(folder: Path, kind: type[Arrays]) -> Arrays | None:
     """Map the arrays that :func:`keep_arrays` has written; None where there are none."""
     try:
-        parts = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in kind._fields]
+        parts = [map_array(folder / f"{name}.npy") for name in kind._fields]
     except (OSError, ValueError, EOFError):
         return None
     return kind(*parts)

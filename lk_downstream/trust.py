@@ -8,6 +8,7 @@ processes on every system.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -156,6 +157,35 @@ def read_bytes(path: str | os.PathLike, most: tuple[str, int] = MAX_FILE_BYTES) 
             f"If so, raise {most[0]}"
         )
     return path.read_bytes()
+
+
+def size(path: str | os.PathLike) -> int:
+    """Bytes of a file; 0 of one within an archive.
+
+    Raises:
+        OSError: There is none.
+    """
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        from lk_downstream import archives
+
+        if archives.locate(path) is None:
+            raise
+        return 0
+
+
+def digest(path: str | os.PathLike) -> bytes:
+    """A check sum of a file's content, 16 bytes, by which every change is noticed.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    checksum = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            checksum.update(block)
+    return checksum.digest()
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -239,7 +239,8 @@ def read_tables(path):
 def read_annotations(path):
     """As training and evaluation read them."""
     from lk_downstream.data.coco_file import load_content
-    from lk_downstream.data.coco_index import make_index, read_categories
+    from lk_downstream.data.coco_index import make_index
+    from lk_downstream.data.coco_lists import read_categories
     from lk_downstream.data.detection import KEYS
     from lk_downstream.metrics.coco_truth import check_outlines, load_annotations
 

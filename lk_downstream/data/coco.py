@@ -10,7 +10,9 @@ from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.box_formats import BoxFormat
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS
 from lk_downstream.data.coco_file import load_content
-from lk_downstream.data.coco_index import read_categories, read_image_ids
+from lk_downstream.data.coco_index import CocoIndex
+from lk_downstream.data.coco_kept import kept_index
+from lk_downstream.data.coco_lists import read_categories, read_image_ids
 from lk_downstream.data.detection import KEYS, DetectionDataset
 from lk_downstream.data.pairing import placed
 from lk_downstream.data.synthetic import Synthetic
@@ -70,6 +72,10 @@ class Coco(DetectionDataset):
                 "data.dataset.annotations and data.dataset.images, with {split} in the place of the split"
             )
         return load_content(self.annotations, **KEYS, box_format=self.box_format)
+
+    def read_index(self) -> CocoIndex:
+        """See :meth:`DetectionDataset.read_index`; that of a large file is kept, and parsed once."""
+        return kept_index(self.annotations, self.box_format, super().read_index)
 
     def image_ids(self) -> dict[str, int]:
         """See :meth:`DetectionDataset.image_ids`."""

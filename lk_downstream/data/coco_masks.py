@@ -14,7 +14,7 @@ from lk_downstream import trust
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.coco import Coco
 from lk_downstream.data.coco_file import categories
-from lk_downstream.data.coco_index import read_categories
+from lk_downstream.data.coco_lists import read_categories
 from lk_downstream.data.labels import IGNORE_INDEX, label_table
 from lk_downstream.data.mask_files import read_codes
 from lk_downstream.data.pairing import list_files, placed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class DetectionDataset(Dataset):
         """
         if not self.root.is_dir():
             raise InputError(f"there is no folder {self.root}; expected under it {self.tree()}")
-        index = make_index(self.annotations, *self.content())
+        index = self.read_index()
         if not index.files:
             raise InputError(f"{self.annotations} lists no images")
         index.files = self._present(index)
@@ -106,7 +107,15 @@ class DetectionDataset(Dataset):
             warnings.warn("; ".join(index.notes), stacklevel=2)
         return index
 
-    def _present(self, index: CocoIndex) -> list[str]:
+    def read_index(self) -> CocoIndex:
+        """What the annotations hold, before the images are looked for.
+
+        Raises:
+            InputError: A file is missing or wrong.
+        """
+        return make_index(self.annotations, *self.content())
+
+    def _present(self, index: CocoIndex) -> Sequence[str]:
         """The images' names below their folder, as they are there.
 
         Tools write names with backslashes, and with the path that an image had where it was annotated: of a name that
@@ -142,7 +151,7 @@ class DetectionDataset(Dataset):
                 f"{self.annotations} lists images of one name in several folders, which are not below {self.images}: "
                 "set the option images to the folder that their names start from"
             )
-        return found
+        return index.files if found == list(index.files) else found
 
     def image_path(self, number: int) -> Path:
         """The file of an image."""
@@ -161,12 +170,12 @@ class DetectionDataset(Dataset):
                 f"says {size[1]} x {size[0]} of picture {index.image_ids[number]}: mend the one or the other"
             )
         objects = slice(index.first[number], index.first[number + 1])
-        boxes = torch.from_numpy(index.boxes[objects]).float()
+        boxes = torch.tensor(index.boxes[objects]).float()
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
-            "labels": torch.from_numpy(index.labels[objects]),
-            "iscrowd": torch.from_numpy(index.crowd[objects]),
-            "image_id": index.image_ids[number],
+            "labels": torch.tensor(index.labels[objects]),
+            "iscrowd": torch.tensor(index.crowd[objects]),
+            "image_id": int(index.image_ids[number]),
             "original_size": torch.tensor(size),
         }
         if self.masks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -183,6 +184,11 @@ class DetectionData(DataModule):
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
         if self.synthetic is not None and not self.train_data.root.exists():
             self.train_data.write_synthetic(self.synthetic)
+        if self._world_size > 1:
+            needed = {"fit": (self.train_data, self.val_data), "validate": (self.val_data,)}
+            for data in needed.get(self.trainer.state.fn, ()):
+                with contextlib.suppress(InputError):  # which all processes say in setup
+                    data.read_index()  # one process parses a large file, and the others find what it has kept
 
     def setup(self, stage: str | None = None) -> None:
         """Read the annotation files that the stage (fit, validate, predict) needs.
@@ -237,6 +243,12 @@ class DetectionData(DataModule):
     def truth(self) -> dict[str, Any]:
         """What detections are scored by, of the validation split, in COCO's form."""
         return self.val_data.content()[0]
+
+    def listing(self) -> dict[str, Any]:
+        """The images and classes alone of :meth:`truth`, for processes that score nothing."""
+        kinds = [{"id": number, "name": name} for number, name in zip(self.category_ids, self.classes)]
+        images = [{"id": number} for number in self.val_data.index.image_ids.tolist()]
+        return {"images": images, "annotations": [], "categories": kinds}
 
     def predict_data(self) -> Dataset:
         """The pictures of ``predict``, resized to the evaluation's scale."""

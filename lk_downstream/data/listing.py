@@ -37,9 +37,7 @@ class Paths(Sequence[bytes]):
         return cls(np.frombuffer(b"".join(paths), np.uint8), np.cumsum([*map(len, paths)], dtype=np.int64))
 
     def __reduce__(self) -> tuple:
-        if isinstance(self.names, np.memmap):  # a process that is started anew maps the files too
-            return _mapped, (Path(self.names.filename).parent,)
-        return Paths, (self.names, self.ends)
+        return _received, tuple(map(kept_arrays.sendable, (self.names, self.ends)))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -49,9 +47,8 @@ class Paths(Sequence[bytes]):
         return self._names[self._ends[number - 1] if number else 0 : self._ends[number]].tobytes()
 
 
-def _mapped(folder: Path) -> Paths:
-    kept = kept_arrays.load_arrays(folder, Listing)
-    return Paths(kept.names, kept.ends)
+def _received(*parts: np.ndarray | kept_arrays.Mapped) -> Paths:
+    return Paths(*map(kept_arrays.received, parts))
 
 
 class Listing(NamedTuple):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lk_downstream import trust
 from lk_downstream.data.coco_file import is_box, is_number, is_whole
-from lk_downstream.data.coco_index import parse_outline
+from lk_downstream.data.coco_outlines import parse_outline
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco import FIGURES, PER_CLASS, Kind, Scores, score
 from lk_downstream.metrics.coco_truth import Backend, check_outlines, load_annotations

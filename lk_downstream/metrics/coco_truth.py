@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lk_downstream.data.coco_file import annotation_ids, checked, is_crowd, load_content
-from lk_downstream.data.coco_index import parse_outline
+from lk_downstream.data.coco_outlines import parse_outline
 from lk_downstream.errors import InputError
 
 Backend = Literal["vectorized", "pycocotools", "faster_coco_eval"]

@@ -120,9 +120,21 @@ class Detection(Task):
         if not hasattr(data, "truth"):
             raise InputError("detections are scored by annotations: use DetectionData as the data module")
         if self.evaluator is None:
-            name = str(data.annotations)
-            self.evaluator = CocoEvaluator(data.truth(), data.category_ids, self.kinds, self.evaluation, name)
+            self.evaluator = self._evaluator(data)
         self.evaluator.reset()
+
+    def _evaluator(self, data: Any) -> CocoEvaluator:
+        """One that knows the objects on the first process, which scores, and images and classes alone on the others."""
+        options = (data.category_ids, self.kinds, self.evaluation, str(data.annotations))
+        made = error = None
+        if self.trainer.is_global_zero:
+            try:
+                made = CocoEvaluator(data.truth(), *options)
+            except InputError as raised:
+                error = raised
+        if error := self.trainer.strategy.broadcast(error):  # else the others would wait for ever
+            raise error
+        return made or CocoEvaluator(getattr(data, "listing", data.truth)(), *options)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Detections]:
         """Collect the detections."""

@@ -13,7 +13,9 @@ from pycocotools.coco import COCO
 from lk_downstream.data import Coco, DetectionData, Synthetic
 from lk_downstream.data.classes import COCO_CLASSES, COCO_GAPS, bright_palette
 from lk_downstream.data.coco_file import load_content
-from lk_downstream.data.coco_index import make_index, read_categories, run_lengths
+from lk_downstream.data.coco_index import make_index
+from lk_downstream.data.coco_lists import read_categories
+from lk_downstream.data.coco_outlines import run_lengths
 from lk_downstream.data.detection import KEYS
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco_truth import check_outlines, load_annotations

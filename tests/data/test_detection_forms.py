@@ -262,7 +262,7 @@ def test_ids_without_annotations(coco, tmp_path, form):
         dataset = Yolo("val", str(as_yolo(coco, tmp_path / "other")))
     else:
         dataset = Voc("val", str(as_voc(coco, tmp_path / "other", False)))
-    expected = dict(zip(dataset.index.files, dataset.index.image_ids))
+    expected = dict(zip(dataset.index.files, dataset.index.image_ids.tolist()))
     assert dataset.image_ids() == expected
 
 

@@ -101,7 +101,7 @@ def test_pictures_to_predict_on(root):
     batches = list(data.predict_dataloader())
     assert len(batches) == 5
     assert batches[0]["target"][0].keys() == {"original_size", "image_id", "file_name"}
-    assert [batch["target"][0]["image_id"] for batch in batches] == make(root).val_data.index.image_ids
+    assert [batch["target"][0]["image_id"] for batch in batches] == make(root).val_data.index.image_ids.tolist()
     (root / "elsewhere").mkdir()
     shutil.copy(next((root / "val2017").iterdir()), root / "elsewhere" / "other.jpg")
     (alone,) = make(root, predict=str(root / "elsewhere")).predict_dataloader()
