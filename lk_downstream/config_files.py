@@ -24,6 +24,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
+def studies() -> list[str]:
+    """The names of the studies that come with the package, see ``lk-downstream study --study NAME``."""
+    return sorted(path.stem for path in (folder() / "studies").glob("*.yaml"))
+
+
 def find(name: str) -> Path:
     """The file that a user means: a path, a file of the current folder, or a config of the package by its name.
 
@@ -45,6 +50,18 @@ def find(name: str) -> Path:
     hint = near_names(Path(name).name, beside) or near_names(stem, names())
     hint = hint or "; name a file of settings or one of the configs that lk-downstream fit --help lists"
     raise InputError(f"--config: there is no file {name}{hint}")
+
+
+def find_study(name: str) -> Path:
+    """The study file that a user means: a path, or one of the package by its name.
+
+    Raises:
+        InputError: There is none; near names are given.
+    """
+    for path in (Path(name), Path(f"{name}.yaml"), folder() / "studies" / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise InputError(f"--study: there is no file {name}{near_names(name, studies()) or f'; there are {studies()}'}")
 
 
 def resolve(args: Sequence[str]) -> list[str]:

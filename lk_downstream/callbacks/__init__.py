@@ -15,6 +15,7 @@ from lk_downstream.callbacks.prediction import SegmentationFiles
 from lk_downstream.callbacks.progress import RunProgress
 from lk_downstream.callbacks.report import RunReport
 from lk_downstream.callbacks.sparsity import DynamicSparsity
+from lk_downstream.callbacks.step_times import StepTimes
 from lk_downstream.callbacks.stopping import Stopping
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "SegmentationFiles",
     "SegmentationPerImage",
     "SegmentationPictures",
+    "StepTimes",
     "Stopping",
 ]

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lk_downstream.detectors.boxes import area, iou
-from lk_downstream.reports.files import write_table
+from lk_downstream.reports.files import write_array, write_table
 
-FILE = "per_image.csv"
+FILE, COUNTS_FILE = "per_image.csv", "per_image.npy"
+COUNTS = "counts"  # of a row, and none of its columns
 Row = dict[str, Any]
 
 
@@ -63,6 +65,9 @@ class PerImage(L.Callback):
         if not trainer.is_global_zero or not folder or trainer.fast_dev_run:
             return
         rows = [row for part in parts for row in part]
+        counts = {row["name"]: row.pop(COUNTS) for row in rows if COUNTS in row}
+        if counts:
+            write_array(Path(folder) / COUNTS_FILE, np.stack([counts[name] for name in sorted(counts)]))
         if rows:
             heading = list(rows[0])
             key = heading[1]
@@ -71,7 +76,11 @@ class PerImage(L.Callback):
 
 
 class SegmentationPerImage(PerImage):
-    """Mean IoU over the classes of each image, accuracy, and its worst class, see :class:`PerImage`."""
+    """Mean IoU over the classes of each image, accuracy, and its worst class, see :class:`PerImage`.
+
+    ``per_image.npy`` holds the numbers of pixels (images, 2, classes) in the intersection and the union of each class,
+    of the images in the order of their names: summed, they give the mean IoU of any of the images together.
+    """
 
     def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
         """Of images that have labels."""
@@ -81,10 +90,12 @@ class SegmentationPerImage(PerImage):
             index = mask.flatten().to(torch.int32).mul_(number).add_(prediction.flatten())
             matrix = index.bincount(minlength=256 * number).view(256, number)[:number].cpu().double()
             correct = matrix.diagonal()
-            values = correct / (matrix.sum(0) + matrix.sum(1) - correct)
+            union = matrix.sum(0) + matrix.sum(1) - correct
+            values = correct / union
             known = values.nan_to_num(math.inf)
             worst = int(known.argmin())
             yield {
+                COUNTS: torch.stack([correct, union]).int().numpy(),
                 "name": name,
                 "mIoU": values.nanmean().item(),
                 "aAcc": (correct.sum() / matrix.sum()).item(),

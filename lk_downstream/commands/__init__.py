@@ -38,6 +38,8 @@ COMMANDS = {
     "profile": Command("parameters and multiply-adds of models, and speed and memory of trained ones", "profile:main"),
     "receptive-field": Command("draw effective receptive fields side by side", "receptive_field:main"),
     "kernels": Command("draw large kernels, and say how much of them lies far from the centre", "kernels:main"),
+    "study": Command("run a config with several values of its options, and compare them", "study:main"),
+    "compare": Command("compare runs: table, plots, and which differences are noise", "compare:main"),
     "plot": Command("draw the curves of a run, finished or not", "plot:main"),
     "benchmark": Command("speed of large-kernel layers and networks against plain PyTorch", "benchmark:main"),
 }

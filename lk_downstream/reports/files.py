@@ -47,6 +47,15 @@ def write_image(path: Path, image: np.ndarray) -> None:
     part.replace(path)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array of numbers in NumPy's format so that ``path`` never holds an incomplete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    part.replace(path)
+
+
 def _shown(value: Any) -> Any:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6f}"

@@ -66,6 +66,7 @@ NEEDED = {
     "receptive-field": ["--models", "[slak_tiny]"],
     "kernels": ["--models", "[slak_tiny]"],
     "plot": ["run_0"],
+    "compare": ["run_0"],
     "benchmark": ["layers"],
 }
 
@@ -84,7 +85,8 @@ def test_the_config_is_printed_and_can_be_fed_back(name, capsys, tmp_path, monke
     first = printed(words)
     assert len(yaml.safe_load(first)) > 1
     Path("settings.yaml").write_text(first, encoding="utf-8")
-    positional = words if name in ("convert", "plot", "benchmark") else words[:1] if name == "average" else []
+    all_positional = ("convert", "plot", "compare", "benchmark")
+    positional = words if name in all_positional else words[:1] if name == "average" else []
     assert printed(["--config", "settings.yaml", *positional]) == first
 
 
