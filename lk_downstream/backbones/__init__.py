@@ -1,6 +1,11 @@
 """RepLKNet and SLaK as timm models, any hierarchical timm model as a multi-scale extractor, and their weights."""
 
-from lk_downstream.backbones import convnext_isotropic, replknet, slak  # noqa: F401 (registers the models with timm)
+from lk_downstream.backbones import (  # noqa: F401 (registers the models with timm)
+    convnext_isotropic,
+    modern_resnet,
+    replknet,
+    slak,
+)
 from lk_downstream.backbones.classifier import Classifier, create_classifier
 from lk_downstream.backbones.extractor import Backbone
 from lk_downstream.backbones.factory import create_backbone

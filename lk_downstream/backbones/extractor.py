@@ -11,12 +11,17 @@ from lk_downstream.backbones.slak import SLaK
 STRIDES = (4, 8, 16, 32)
 
 
+def is_prenorm(body: nn.Module) -> bool:
+    """Whether the maps of a network are sums of blocks that no norm has seen, as ConvNeXt's."""
+    return isinstance(body, (ConvNeXt, SLaK)) or getattr(body, "prenorm", False)
+
+
 class Backbone(nn.Module):
     """Images (N, 3, H, W) -> list of maps (N, channels[i], H / strides[i], W / strides[i]), finest first.
 
-    ConvNeXt and SLaK get a LayerNorm over channels on every returned map, ``norm0`` to ``norm3`` by pyramid level, as
-    in the authors' segmentation and detection models. The network itself, without final norm and classifier, is
-    ``body``.
+    ConvNeXt, SLaK and what else :func:`is_prenorm` get a LayerNorm over channels on every returned map, ``norm0`` to
+    ``norm3`` by pyramid level, as in the authors' segmentation and detection models. The network itself, without final
+    norm and classifier, is ``body``.
 
     Attributes:
         name: timm's name of the model.
@@ -47,7 +52,7 @@ class Backbone(nn.Module):
         self.mean = mean
         self.std = std
         self._channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
-        if isinstance(body, (ConvNeXt, SLaK)):
+        if is_prenorm(body):
             for level, width in zip(levels, channels):
                 self.add_module(f"norm{level}", LayerNorm2d(width, eps=1e-6))
 

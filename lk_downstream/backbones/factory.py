@@ -11,12 +11,10 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import ConvNeXt
 from torch import nn
 
 from lk_downstream.backbones import files, registry
-from lk_downstream.backbones.extractor import STRIDES, Backbone
-from lk_downstream.backbones.slak import SLaK
+from lk_downstream.backbones.extractor import STRIDES, Backbone, is_prenorm
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.errors import InputError, near_names
 
@@ -70,7 +68,7 @@ def create_backbone(
     if isinstance(source, TimmTag):
         arguments = {**arguments, "pretrained": True, "pretrained_cfg": source}
         model = create_model(name, arguments)
-    elif isinstance(model, (ConvNeXt, SLaK)) and "ls_init_value" not in arguments:
+    elif is_prenorm(model) and "ls_init_value" not in arguments:
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith(".gamma"):
                 nn.init.ones_(parameter)
