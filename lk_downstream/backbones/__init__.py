@@ -2,6 +2,7 @@
 
 from lk_downstream.backbones import (  # noqa: F401 (registers the models with timm)
     convnext_isotropic,
+    mobilenet,
     modern_resnet,
     replknet,
     slak,

@@ -49,7 +49,7 @@ def fuse_sequence(layers: nn.Module) -> None:
 
 
 class ReparamLargeKernelConv(nn.Module):
-    """Sum of parallel depthwise convolution-batch norm branches: (N, C, H, W) -> (N, C, H, W).
+    """Sum of parallel depthwise convolution-batch norm branches: (N, C, H, W) -> (N, C, H / stride, W / stride).
 
     Plain (RepLKNet, replknet.py ``ReparamLargeKernelConv``): ``lkb_origin`` K x K, and ``small_conv`` n x n where
     n < K. Decomposed (SLaK, SLaK.py): ``LoRA1`` K x n (tall), ``LoRA2`` n x K (wide) and ``small_conv`` n x n. The
@@ -61,6 +61,7 @@ class ReparamLargeKernelConv(nn.Module):
         small_kernel: n, odd; 0 for a single plain branch.
         decomposed: two rectangular branches in place of the square one.
         merged: build the form that :meth:`reparameterize` leaves, to load such weights.
+        stride: of all branches.
         **factory: device and dtype of the parameters.
     """
 
@@ -71,6 +72,7 @@ class ReparamLargeKernelConv(nn.Module):
         small_kernel: int,
         decomposed: bool = False,
         merged: bool = False,
+        stride: int = 1,
         **factory: Any,
     ):
         super().__init__()
@@ -79,12 +81,12 @@ class ReparamLargeKernelConv(nn.Module):
         if decomposed and not small_kernel:
             raise ValueError("a decomposed kernel needs its short side, the small kernel")
         if decomposed:
-            self.LoRA1 = conv_bn(depthwise_conv(channels, (kernel_size, small_kernel), **factory))
-            self.LoRA2 = conv_bn(depthwise_conv(channels, (small_kernel, kernel_size), **factory))
+            self.LoRA1 = conv_bn(depthwise_conv(channels, (kernel_size, small_kernel), stride, **factory))
+            self.LoRA2 = conv_bn(depthwise_conv(channels, (small_kernel, kernel_size), stride, **factory))
         else:
-            self.lkb_origin = conv_bn(depthwise_conv(channels, kernel_size, **factory))
+            self.lkb_origin = conv_bn(depthwise_conv(channels, kernel_size, stride, **factory))
         if small_kernel and small_kernel < kernel_size:
-            self.small_conv = conv_bn(depthwise_conv(channels, small_kernel, **factory))
+            self.small_conv = conv_bn(depthwise_conv(channels, small_kernel, stride, **factory))
         if merged:
             self.reparameterize()
 

@@ -113,7 +113,7 @@ def pad_kernel(weight: Tensor, size: tuple[int, int]) -> Tensor:
 def merge_conv_bn(branches: Sequence[tuple[nn.Conv2d, nn.Module]], size: tuple[int, int] | None = None) -> nn.Conv2d:
     """One convolution with bias that equals the sum of parallel convolution-batch norm branches in eval mode.
 
-    The branches must share channels, groups, stride and dilation 1, and be padded to keep the size (kernel // 2).
+    The branches must share channels, groups, stride and dilation 1, and be padded by half their kernel (kernel // 2).
     The result has the class, device and dtype of the first branch's convolution. See RepLKNet (Ding et al. 2022),
     section 3.2, and ``merge_kernel`` in replknet.py of its authors.
 
