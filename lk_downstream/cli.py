@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import warnings
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from lk_downstream import loggers, machine, refusals, slurm
 from lk_downstream.backbones import files
-from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunProgress, RunReport, Stopping
+from lk_downstream.callbacks import CheckpointFiles, Checkpoints, Curves, RunPage, RunProgress, RunReport, Stopping
 from lk_downstream.class_help import DESCRIPTION, Parser, completed
 from lk_downstream.data import DataModule
 from lk_downstream.errors import InputError, some
@@ -40,6 +41,7 @@ TRAINER_DEFAULTS = {
     "enable_progress_bar": False,  # replaced by RunProgress
     "enable_model_summary": False,  # and by RunReport's opening line
 }
+COMMANDS = {"fit": "fit", "validate": "evaluate"}  # by their names for Lightning, those that report
 FOLDERS = {"fit": "run", "validate": "evaluation", "predict": "prediction", "robustness": "robustness"}
 MODE = "yaml_with_none"
 
@@ -207,7 +209,8 @@ class CLI(LightningCLI):
         training, logged = self.subcommand == "fit", options.get("logger") is not False
         own = [*([LearningRateMonitor("step")] if training and logged else []), *([Curves()] if training else [])]
         own += [RunProgress(), Stopping(self.signals)]
-        own += [RunReport()] if self.subcommand != "robustness" else []  # its figures are not those of the validation
+        if self.subcommand in COMMANDS:  # the figures of a robustness evaluation are not those of a validation
+            own += [RunPage(), RunReport(shlex.join(["lk-downstream", COMMANDS[self.subcommand], *self.words]))]
         if str(options.get("strategy")).startswith(("auto", "ddp", "single")):  # others have formats of their own
             plugins = options.get("plugins") or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]

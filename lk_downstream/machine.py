@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
+from importlib import metadata
 
 import torch
+
+from lk_downstream import __version__, trust
 
 # Precisions of Lightning that compute in bfloat16 on a CPU (it makes bf16-mixed of 16-mixed), and in float16
 BFLOAT16, FLOAT16 = ("bf16", "bf16-mixed", "bf16-true", "16", "16-mixed"), ("16-true",)
@@ -53,6 +57,29 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
+
+
+def description() -> dict[str, str | int]:
+    """What a reader of a report wants to know of this machine; not its name."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):  # on Linux
+        lines = trust.read_text("/proc/cpuinfo").splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    found: dict[str, str | int] = {"system": platform.system(), "processor": processor, "cores": cores()}
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        found["GPUs"] = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+        found["CUDA"] = str(torch.version.cuda)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of the libraries that compute, and of Python."""
+    found = {"lk_downstream": __version__}
+    for name in ("torch", "torchvision", "lightning", "timm"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {**found, "Python": platform.python_version()}
 
 
 def slow_type(precision: str | int | None) -> str | None:

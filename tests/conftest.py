@@ -38,7 +38,7 @@ def without_figures(monkeypatch):
     for name in (
         *("reports.curves.draw_curves", "reports.curves.write_image", "callbacks.pictures.segmentation_grid"),
         *("callbacks.classification_plots.reliability_diagram", "callbacks.classification_plots.draw_pairs"),
-        *("callbacks.confusion.draw_matrix", "callbacks.figures.write_image"),
+        *("callbacks.confusion.draw_matrix", "callbacks.figures.write_image", "callbacks.page.write_run_page"),
     ):
         monkeypatch.setattr(f"lk_downstream.{name}", lambda *args, **options: picture)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BARE = "import torch, torchvision, timm, lightning.pytorch"
 # Which need seconds, or are missing where none of their work is wanted.
 HEAVY = {"scipy", "sympy", "matplotlib", "tensorboard", "mmseg", "mmcv", "mmengine", "cv2", "onnx", "onnxscript"}
-HEAVY |= {"onnxruntime", "pycocotools", "faster_coco_eval", "pandas", "sklearn"}
+HEAVY |= {"jinja2", "onnxruntime", "pycocotools", "faster_coco_eval", "pandas", "sklearn"}
 RUN = """
 import contextlib, io, json, sys
 for words in {lines}:
@@ -122,6 +122,7 @@ def test_the_wheel_holds_the_command_and_every_config(wheel):
     assert {f"lk_downstream/configs/{name}.yaml" for name in config_files.names()} <= names
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lk_downstream").rglob("*.py")}
     assert code <= names
+    assert {f"lk_downstream/reports/templates/{name}" for name in ("page.html", "page.css", "page.js")} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lk_downstream"}  # and nothing beside it
 
 

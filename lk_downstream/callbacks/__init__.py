@@ -9,6 +9,7 @@ from lk_downstream.callbacks.curves import Curves
 from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
 from lk_downstream.callbacks.freezing import FreezeBackbone
 from lk_downstream.callbacks.learning_rate import FindLearningRate
+from lk_downstream.callbacks.page import RunPage
 from lk_downstream.callbacks.per_image import ClassificationPerImage, DetectionPerImage, SegmentationPerImage
 from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
@@ -33,6 +34,7 @@ __all__ = [
     "DynamicSparsity",
     "FindLearningRate",
     "FreezeBackbone",
+    "RunPage",
     "RunProgress",
     "RunReport",
     "SegmentationFiles",

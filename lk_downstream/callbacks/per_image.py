@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lk_downstream.callbacks.worst_images import (
+    LEAST_SCORE,
+    MOST_OBJECTS,
+    WorstImages,
+    best_first,
+    layer_of_mask,
+    layer_of_objects,
+    sample_of,
+)
+from lk_downstream.data.classes import default_palette
 from lk_downstream.detectors.boxes import area, iou
-from lk_downstream.reports.files import write_array, write_table
+from lk_downstream.reports.files import write_array, write_json, write_table
+from lk_downstream.reports.images import Sample, plain
 
-FILE, COUNTS_FILE = "per_image.csv", "per_image.npy"
+FILE, COUNTS_FILE, IMAGES = "per_image.csv", "per_image.npy", "worst_images.json"
 COUNTS = "counts"  # of a row, and none of its columns
 Row = dict[str, Any]
 
@@ -24,20 +36,29 @@ Row = dict[str, Any]
 class PerImage(L.Callback):
     """Writes ``per_image.csv`` to the run's folder at each validation: a row for each image of all processes.
 
-    The images with the lowest figure in the second column come first, those that have none last. A subclass gives the
-    rows.
+    The images with the lowest figure in the second column come first, those that have none last. The worst of them and
+    some others are kept for the run's page with truth and prediction, in ``worst_images.json``. A subclass gives rows
+    and samples.
     """
 
     def __init__(self):
         self.rows: list[Row] = []
+        self.images = WorstImages()
+        self.palette: Any = []
 
     def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
         """The rows of a batch: ``name``, the figure that they are sorted by, and others; the same keys in each."""
         raise NotImplementedError
 
+    def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
+        """An image of a batch, whose row is known, with truth and prediction."""
+        raise NotImplementedError
+
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Forget the last validation's."""
         self.rows = []
+        self.images = WorstImages(trainer.world_size)
+        self.palette = getattr(getattr(trainer, "datamodule", None), "palette", default_palette(len(task.classes)))
 
     def on_validation_batch_end(
         self,
@@ -49,22 +70,27 @@ class PerImage(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Measure the images of a batch."""
-        if not trainer.sanity_checking:
-            self.rows += self.measure(task, outputs, batch)
+        if trainer.sanity_checking:
+            return
+        for at, row in enumerate(self.measure(task, outputs, batch)):
+            self.rows.append(row)
+            figure = next(value for name, value in row.items() if name not in (COUNTS, "name"))
+            self.images.offer(figure, partial(self.sample, task, outputs, batch, at, row))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Gather the rows once, and write them on the first process."""
         if trainer.sanity_checking:
             return
         folder = trainer.log_dir  # asks all processes
-        parts: list[Any] | None = [self.rows]
+        own = (self.rows, self.images.samples())
+        parts: list[Any] | None = [own]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size if trainer.is_global_zero else None
-            dist.gather_object(self.rows, parts, dst=0)
-        self.rows = []
+            dist.gather_object(own, parts, dst=0)
+        self.rows, self.images = [], WorstImages()
         if not trainer.is_global_zero or not folder or trainer.fast_dev_run:
             return
-        rows = [row for part in parts for row in part]
+        rows = [row for part, _ in parts for row in part]
         counts = {row["name"]: row.pop(COUNTS) for row in rows if COUNTS in row}
         if counts:
             write_array(Path(folder) / COUNTS_FILE, np.stack([counts[name] for name in sorted(counts)]))
@@ -73,6 +99,8 @@ class PerImage(L.Callback):
             key = heading[1]
             rows.sort(key=lambda row: (math.isnan(row[key]), row[key], row["name"]))
             write_table(Path(folder) / FILE, heading, ([row[name] for name in heading] for row in rows))
+            samples = best_first([sample for _, part in parts for sample in part])
+            write_json(Path(folder) / IMAGES, plain(samples, key, task.classes, self.palette, len(rows)))
 
 
 class SegmentationPerImage(PerImage):
@@ -104,6 +132,15 @@ class SegmentationPerImage(PerImage):
                 "unlabelled": 1 - matrix.sum().item() / mask.numel(),
             }
 
+    def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
+        """Under the masks."""
+        masks = batch["mask"][at].as_subclass(Tensor), outputs["prediction"][at]
+        labels = torch.cat([mask.flatten().unique() for mask in masks]).unique().tolist()
+        layers = dict(zip(("truth", "prediction"), (layer_of_mask(mask, self.palette) for mask in masks)))
+        facts = {"worst class": f"{row['worst class']} {100 * row['its IoU']:.1f}"} if row["worst class"] else {}
+        labels = [label for label in labels if label < len(task.classes)]
+        return sample_of(row["name"], batch["image"][at], row["mIoU"], facts, labels=labels, **layers)
+
 
 class ClassificationPerImage(PerImage):
     """Probability of the true class, loss, truth and prediction of each image, see :class:`PerImage`."""
@@ -124,6 +161,12 @@ class ClassificationPerImage(PerImage):
                 "truth": task.classes[label],
                 "prediction": task.classes[prediction],
             }
+
+    def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
+        """With truth and prediction in words."""
+        labels = sorted({batch["label"][at].item(), outputs["prediction"][at].argmax().item()})
+        facts = {name: row[name] for name in ("truth", "prediction")}
+        return sample_of(row["name"], batch["image"][at], row["probability"], facts, labels=labels)
 
 
 class DetectionPerImage(PerImage):
@@ -160,6 +203,23 @@ class DetectionPerImage(PerImage):
                 "missed": objects - matched,
                 "wrong": wrong,
             }
+
+    def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
+        """Under boxes, and masks where there are some."""
+        found, target, size = outputs["prediction"][at], batch["target"][at], batch["size"][at]
+        height, width = size.tolist()
+        chosen = (found["scores"] >= LEAST_SCORE).nonzero().squeeze(1)[:MOST_OBJECTS]
+        parts = {key: found[key][chosen] for key in ("boxes", "labels", "scores", "masks") if key in found}
+        prediction = layer_of_objects(size=target["original_size"], palette=self.palette, **parts)
+        single = ~target["iscrowd"].bool()
+        parts = {key: target[key].as_subclass(Tensor)[single] for key in ("boxes", "labels", "masks") if key in target}
+        if "masks" in parts:
+            parts["masks"] = parts["masks"][..., :height, :width]
+        truth = layer_of_objects(size=size, palette=self.palette, **parts)
+        labels = sorted({box.label for layer in (truth, prediction) for box in layer.boxes})
+        facts = {name: str(row[name]) for name in ("objects", "missed", "wrong")}
+        layers = {"labels": labels, "truth": truth, "prediction": prediction}
+        return sample_of(row["name"], batch["image"][at][..., :height, :width], row["F1"], facts, **layers)
 
     def match(self, found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[int, int, int]:
         """How many objects an image has, how many are found, and how many detections are none of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console, RenderableType
 
-from lk_downstream.machine import device_name, peak_memory, shown_path
+from lk_downstream.machine import description, device_name, peak_memory, shown_path, versions
 from lk_downstream.ops import LargeKernelConv2d, notice
 from lk_downstream.reports.files import write_json
 from lk_downstream.reports.tables import class_table, duration, figures_of_kinds, percent
@@ -40,9 +41,13 @@ class RunReport(L.Callback):
     Reads ``results`` and ``monitor`` of the task (:class:`lk_downstream.tasks.Task`) and the sections of callbacks
     (:class:`Reporting`), and knows none in particular.
     ``metrics.json`` is written after every validation, complete or not at all, so a killed run has its last one.
+
+    Args:
+        command: What made the run, as it is typed.
     """
 
-    def __init__(self):
+    def __init__(self, command: str = ""):
+        self.made = {"command": command, "started": datetime.now().astimezone().isoformat(" ", "seconds")}
         self.start = 0.0
         self.folder: str | None = None
         self.training = False
@@ -108,6 +113,9 @@ class RunReport(L.Callback):
             "peak_memory_gib": memory and round(memory, 2),
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
+            **self.made,
+            "machine": description(),
+            "versions": versions(),
             **{section.name: section.figures for section in _sections(trainer, task)},
         }
 
@@ -156,6 +164,7 @@ class RunReport(L.Callback):
         names = {"config": "config.yaml", "metrics": "metrics.json", "pictures": "predictions.png"}
         names |= {"curves": "curves.png", "calibration": "reliability.png", "confusions": "confusions.png"}
         names |= {"matrix": "confusion_matrix.png", "per image": "per_image.csv", "rates": "learning_rates.png"}
+        names |= {"page": "report.html"}
         return {
             "checkpoint": best or None,
             "last": last or None,

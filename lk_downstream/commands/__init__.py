@@ -41,6 +41,7 @@ COMMANDS = {
     "study": Command("run a config with several values of its options, and compare them", "study:main"),
     "compare": Command("compare runs: table, plots, and which differences are noise", "compare:main"),
     "plot": Command("draw the curves of a run, finished or not", "plot:main"),
+    "report": Command("draw the page of a run, finished or not", "report:main"),
     "benchmark": Command("speed of large-kernel layers and networks against plain PyTorch", "benchmark:main"),
 }
 LIBRARIES = ("torch", "torchvision", "lightning", "timm")  # whose versions are told

@@ -11,13 +11,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-SIDE = 512  # pixels of the longer side of an image as it is kept
+SIDE, OBJECT_SIDE = 512, 96  # pixels of the longer side of an image and of the mask of an object as they are kept
 QUALITY = 80  # of JPEG
 NONE = 255  # of a mask, where nothing is drawn
 
 
 class Box(NamedTuple):
-    """An object: left, top, width and height as fractions of the image, the number of its class, its score."""
+    """An object: left, top, width and height as fractions of the image, number of its class, score, and its mask within
+    the box as a PNG file in base64.
+    """
 
     left: float
     top: float
@@ -25,6 +27,7 @@ class Box(NamedTuple):
     height: float
     label: int
     score: float | None = None
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class Images:
     @property
     def masked(self) -> bool:
         """Whether that is masks."""
-        return any(layer and layer.mask for sample in self.samples for layer in (sample.truth, sample.prediction))
+        layers = [layer for sample in self.samples for layer in (sample.truth, sample.prediction) if layer]
+        return any(layer.mask or any(box.mask for box in layer.boxes) for layer in layers)
 
     @property
     def scored(self) -> bool:
@@ -141,6 +145,16 @@ def encoded_mask(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> str:
     return _encoded(small, "PNG", transparency=NONE, optimize=True)
 
 
+def encoded_outline(mask: np.ndarray, colour: Sequence[int]) -> str:
+    """The mask bool (H, W) of an object, cut out and made smaller, in one colour as a PNG file in base64."""
+    from PIL import Image
+
+    size = fitted(*mask.shape, OBJECT_SIDE)
+    small = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST).convert("P")
+    small.putpalette(bytes([0, 0, 0, *(int(part) for part in colour)]))
+    return _encoded(small, "PNG", transparency=0, optimize=True, bits=1)
+
+
 def _encoded(image: Any, kind: str, **options: Any) -> str:
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -171,7 +185,7 @@ def from_plain(content: Any) -> Images:
         layers = {}
         for name in ("truth", "prediction"):
             if (layer := row[name]) is not None:
-                boxes = [Box(*map(float, place), int(label), score) for *place, label, score in layer["boxes"]]
+                boxes = [_box(*box) for box in layer["boxes"]]
                 layers[name] = Layer(str(layer["mask"]), boxes)
         width, height = map(int, row["size"])
         labels = [int(label) for label in row["labels"]]
@@ -181,3 +195,8 @@ def from_plain(content: Any) -> Images:
         facts = {str(name): str(value) for name, value in row["facts"].items()}
         samples.append(Sample(str(row["name"]), str(row["image"]), (width, height), figure, facts, labels, **layers))
     return Images(samples, str(content["figure"]), classes, content["palette"], int(content["all_of"]))
+
+
+def _box(left: float, top: float, width: float, height: float, label: int, score: float | None, mask: str) -> Box:
+    place = map(float, (left, top, width, height))
+    return Box(*place, int(label), None if score is None else float(score), str(mask))

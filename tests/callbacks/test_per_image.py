@@ -1,6 +1,9 @@
 """Tables of a validation: each image, the worst first, and the confusion matrix; the same under several processes."""
 
+import base64
 import csv
+import io
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from processes import in_two_processes
 
 from lk_downstream.callbacks import ClassificationPerImage, ConfusionMatrix, DetectionPerImage, SegmentationPerImage
 from lk_downstream.reports.confusion import draw_matrix
+from lk_downstream.reports.images import from_plain
 
 CLASSES = ("a", "b", "c")
 
@@ -87,6 +92,80 @@ def test_detection(tmp_path):
     nothing = {key: value[:0] for key, value in found.items()}
     assert DetectionPerImage().match(nothing, target) == (2, 0, 0)
     assert DetectionPerImage().match(found, {key: value[:0] for key, value in target.items()}) == (0, 0, 4)
+
+
+def images(folder):
+    content = json.loads((folder / "worst_images.json").read_text(encoding="utf-8"))
+    return from_plain(content)
+
+
+def decoded(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGBA"))
+
+
+def test_the_page_has_the_masks_of_the_worst_images(tmp_path):
+    batches = segmentations()
+    for _, batch in batches:
+        batch["image"] = torch.full((1, 3, 1, 4), 100, dtype=torch.uint8)
+    validate(SegmentationPerImage(), trainer(tmp_path), batches)
+    found = images(tmp_path)
+    assert [sample.name for sample in found.samples] == ["bad", "good", "empty"]
+    assert (found.figure, found.all_of) == ("mIoU", 3)
+    bad = found.samples[0]
+    assert (bad.figure, bad.size, bad.labels) == (0.5, (4, 1), [0, 1])
+    assert bad.facts == {"worst class": "a 50.0"}
+    truth, prediction = decoded(bad.truth.mask), decoded(bad.prediction.mask)
+    assert truth[0, :, 3].tolist() == [255, 255, 255, 0]  # what is unlabelled is transparent
+    assert (truth[0, 0, :3] == found.palette[0]).all()
+    assert (prediction[0, 1, :3] == found.palette[1]).all()
+    assert abs(decoded(bad.image)[..., :3].astype(int) - 100).max() < 5
+
+
+def test_the_page_has_the_classes_of_the_worst_images(tmp_path):
+    logits = torch.eye(3)[torch.arange(99) % 3] * torch.arange(99)[:, None]
+    batch = {"name": [f"{i:02}" for i in range(99)], "label": torch.zeros(99).long()}
+    batch["image"] = torch.zeros(99, 3, 8, 8, dtype=torch.uint8)
+    validate(ClassificationPerImage(), trainer(tmp_path), [({"prediction": logits}, batch)])
+    samples = images(tmp_path).samples
+    rows = table(tmp_path)
+    assert [sample.name for sample in samples[:16]] == [row["name"] for row in rows[:16]]
+    assert len(samples) == 24
+    assert max(sample.figure for sample in samples[16:]) > 0.9  # not only bad ones
+    assert samples[0].labels in ([0, 1], [0, 2])
+    assert samples[0].facts["truth"] == "a"
+
+
+def test_the_page_has_the_objects_of_the_worst_images(tmp_path):
+    masks = torch.zeros(2, 240, 220, dtype=torch.bool)
+    masks[0, :40, :20] = True
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 40, 40], [40, 40, 60, 60]]), "labels": torch.tensor([2, 1]), "masks": masks,
+        "iscrowd": torch.tensor([False, True]), "original_size": torch.tensor([120, 110]),
+    }  # fmt: skip
+    found = {
+        "boxes": torch.tensor([[0.0, 0, 55, 60], [3, 3, 9, 9]]),
+        "scores": torch.tensor([0.9, 0.05]),
+        "labels": torch.tensor([0, 0]),
+    }
+    batch = {"name": ["n"], "size": torch.tensor([[240, 220]]), "target": [target]}
+    batch["image"] = torch.zeros(1, 3, 256, 256, dtype=torch.uint8)
+    validate(DetectionPerImage(), trainer(tmp_path), [({"prediction": [found]}, batch)])
+    (sample,) = images(tmp_path).samples
+    assert sample.size == (220, 240)  # without the padding
+    (truth,), (prediction,) = sample.truth.boxes, sample.prediction.boxes  # no crowd, and none of a low score
+    assert truth[:6] == (0, 0, 0.1818, 0.1667, 2, None)
+    assert prediction == (0, 0, 0.5, 0.5, 0, 0.9, "")
+    outline = decoded(truth.mask)
+    assert outline.shape[:2] == (40, 40)
+    assert (outline[..., 3] > 0).mean() == 0.5
+    assert (outline[5, 5, :3] == images(tmp_path).palette[2]).all()
+
+
+def test_what_goes_wrong_with_an_image_is_one_line(tmp_path, capsys):
+    validate(SegmentationPerImage(), trainer(tmp_path), segmentations())  # without images
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("images of report.html: not drawn (KeyError: 'image'")
+    assert len(table(tmp_path)) == 3
 
 
 def _share(rank, folder):

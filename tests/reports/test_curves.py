@@ -152,4 +152,7 @@ def test_a_classifier_leaves_its_plots(tmp_path, monkeypatch, capsys):
     assert np.array_equal(np.asarray(Image.open(run / "reliability.png")), expected)
     assert np.array_equal(np.asarray(Image.open(run / "confusions.png")), draw_pairs(results["confused"]))
     shown = capsys.readouterr().out
-    assert all(os.path.join("run_0", name) in shown for name in ("curves.png", "reliability.png", "confusions.png"))
+    assert all(os.path.join("run_0", name) in shown for name in ("curves.png", "reliability.png", "report.html"))
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f">{title}</h2>" in page for title in ("Result", "Curves", "Classes", "Images", "Run"))
+    assert "lk-downstream fit --config" in page

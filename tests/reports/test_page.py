@@ -23,7 +23,16 @@ from lk_downstream.reports import (
     page,
     write_page,
 )  # fmt: skip
-from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_mask, from_plain, plain
+from lk_downstream.reports.images import (
+    Box,
+    Layer,
+    Sample,
+    encoded_image,
+    encoded_mask,
+    encoded_outline,
+    from_plain,
+    plain,
+)
 
 EVIL = "</script><script>alert(1)</script>\"><img src=x onerror='alert(1)'>{{ 7 * 7 }}"
 CLASSES, PALETTE = ("road", EVIL, "sky"), [(128, 64, 128), (70, 70, 70), (250, 170, 30)]
@@ -61,7 +70,7 @@ class Seen(HTMLParser):
 def samples(name="a"):
     image, mask = np.zeros((20, 30, 3), np.uint8), np.full((20, 30), 255, np.uint8)
     mask[5:10] = 1
-    truth = Layer(encoded_mask(mask, PALETTE), [Box(0.1, 0.2, 0.3, 0.4, 1)])
+    truth = Layer(encoded_mask(mask, PALETTE), [Box(0.1, 0.2, 0.3, 0.4, 1, None, encoded_outline(mask > 9, (1, 2, 3)))])
     prediction = Layer("", [Box(0.1, 0, 0.5, 0.5, 2, 0.25)])
     return [
         Sample(name, encoded_image(image), (30, 20), 0.25, {"worst class": EVIL}, [1, 2], truth, prediction),

@@ -1,0 +1,112 @@
+"""The images of a validation that its page shows: the worst, and some all over the split."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lk_downstream.callbacks.figures import spared
+from lk_downstream.callbacks.pictures import array, shown
+from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_mask, encoded_outline
+
+WORST, SPREAD = 16, 8  # images of a process
+MOST_OBJECTS, LEAST_SCORE = 30, 0.1  # detections of an image that are kept
+
+
+class WorstImages:
+    """Keeps the images with the lowest figures, and some others, as they are offered.
+
+    An image is only made ready (smaller, encoded) once it is among them, which is the rarer the more images there were:
+    of 2000 in any order about 150 are. What goes wrong is one line, and no further image of this validation is kept.
+
+    Args:
+        processes: Of the run, which share the number, so that an image is lost where one has many of the worst.
+    """
+
+    def __init__(self, processes: int = 1):
+        self.worst: list[tuple[float, int, Sample]] = []  # a heap, the best of them first
+        self.others: list[Sample] = []
+        self.most = [max(2, number * 2 // processes) if processes > 1 else number for number in (WORST, SPREAD)]
+        self.offered, self.failed = 0, False
+        self.random = random.Random(0)  # of its own: a training is the same with it and without
+
+    def offer(self, figure: float, make: Callable[[], Sample]) -> None:
+        """Keep an image of a figure, or not; ``make`` makes it ready."""
+        if self.failed:
+            return
+        self.failed = True
+        with spared("images of report.html"):
+            self.offered += 1
+            bad = not math.isnan(figure) and (len(self.worst) < self.most[0] or figure < -self.worst[0][0])
+            if bad:
+                heapq.heappush(self.worst, (-figure, -self.offered, make()))
+                if len(self.worst) > self.most[0]:
+                    heapq.heappop(self.worst)
+            else:  # every other image is as likely to be kept as any
+                place = self.random.randrange(self.offered)
+                if len(self.others) < self.most[1]:
+                    self.others.append(make())
+                elif place < self.most[1]:
+                    self.others[place] = make()
+            self.failed = False
+
+    def samples(self) -> list[Sample]:
+        """All that were kept."""
+        return [sample for _, _, sample in self.worst] + self.others
+
+
+def best_first(samples: list[Sample]) -> list[Sample]:
+    """The worst of all samples and the rest of them, as many as a process keeps, the worst first."""
+    ordered = sorted(samples, key=lambda sample: (math.isnan(sample.figure), sample.figure, sample.name))
+    rest = ordered[WORST:]
+    step = max(1, math.ceil(len(rest) / SPREAD))
+    return ordered[:WORST] + rest[::step]
+
+
+def sample_of(name: str, image: Tensor, figure: float, facts: dict[str, str], **known: Any) -> Sample:
+    """A sample with an image uint8 (3, H, W), and what else :class:`Sample` has."""
+    height, width = image.shape[-2:]
+    return Sample(name, encoded_image(shown(image)), (width, height), figure, facts, **known)
+
+
+def layer_of_mask(mask: Tensor, palette: Any) -> Layer:
+    """A mask uint8 (H, W) as it lies over its image."""
+    return Layer(encoded_mask(array(mask), palette))
+
+
+def layer_of_objects(
+    boxes: Tensor, labels: Tensor, size: Tensor, palette: Any, scores: Tensor | None = None, masks: Tensor | None = None
+) -> Layer:
+    """Objects as they lie over their image.
+
+    Args:
+        boxes: (K, 4) x1, y1, x2, y2, the best first.
+        labels: (K,).
+        size: (2,), height and width of the image to which the boxes belong.
+        palette: Colours of the classes.
+        scores: (K,).
+        masks: bool (K, H, W), in the pixels of the boxes.
+    """
+    height, width = size.tolist()
+    corners = array(boxes).astype(float).clip(0, (width, height, width, height))
+    found = [None] * len(labels) if scores is None else array(scores).astype(float).round(3).tolist()
+    outlines = [""] * len(labels) if masks is None else map(_outline, masks, corners, labels.tolist(), repeat(palette))
+    drawn = []
+    for (x1, y1, x2, y2), label, score, mask in zip(corners.tolist(), labels.tolist(), found, outlines):
+        place = x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height
+        drawn.append(Box(*(round(part, 4) for part in place), label, score, mask))
+    return Layer("", drawn)
+
+
+def _outline(mask: Tensor, corners: np.ndarray, label: int, palette: Any) -> str:
+    """The mask of an object within its box."""
+    (left, top), (right, bottom) = np.floor(corners[:2]).astype(int), np.ceil(corners[2:]).astype(int)
+    inside = array(mask[top:bottom, left:right]).astype(bool)
+    return encoded_outline(inside, palette[label % len(palette)]) if inside.size else ""
