@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from PIL.Image import Image
+    from pyarrow import Table
+    from pyarrow.parquet import ParquetFile
 
 # Pixels of an image; Pillow's own limit. An image takes up to 9 bytes a pixel while it is read.
 MAX_PIXELS = "LK_MAX_PIXELS", 178_956_970
@@ -297,6 +299,58 @@ def read_xml(path: str | os.PathLike) -> Element:
         return ElementTree.fromstring(data, ElementTree.XMLParser(target=Plain()))
     except (ElementTree.ParseError, LookupError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+@contextmanager
+def open_parquet(path: str | os.PathLike) -> Iterator[ParquetFile]:
+    """A Parquet file; what its reader raises inside becomes a sentence.
+
+    Raises:
+        DamagedFile: It is none, or is damaged.
+        InputError: It is not there, or pyarrow is not installed.
+    """
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise InputError(
+            f"{path} is read by pyarrow, which is not installed: pip install 'lk_downstream[parquet]', or pip install "
+            "pyarrow"
+        ) from error
+    try:
+        if not os.path.isfile(path):
+            raise InputError(f"there is no file {path}")
+        with ParquetFile(os.fspath(path), pre_buffer=False) as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        what = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DamagedFile(f"{path} is no Parquet file or is damaged ({what}): download or copy it again") from error
+
+
+def read_parquet(path: str | os.PathLike, column: str, group: int | None = None) -> Table:
+    """A column of a Parquet file, or a field of it such as ``image.path``.
+
+    Args:
+        path: The file.
+        column: Name of the column.
+        group: Number of the row group; None: all.
+
+    Raises:
+        DamagedFile: See :func:`open_parquet`.
+        InputError: Likewise, or it would take more memory than the limit.
+    """
+    with open_parquet(path) as file:
+        groups = range(file.metadata.num_row_groups) if group is None else [group]
+        parts = (file.metadata.row_group(number) for number in groups)
+        chunks = (part.column(at) for part in parts for at in range(part.num_columns))
+        taken = sum(c.total_uncompressed_size for c in chunks if f"{c.path_in_schema}.".startswith(f"{column}."))
+        if taken > (most := limit(MAX_FILE_BYTES)):
+            raise InputError(
+                f"{path}: the column {column} takes {taken} bytes, more than the {most} that are read: write smaller "
+                f"row groups, or raise {MAX_FILE_BYTES[0]}"
+            )
+        return file.read_row_groups(groups, [column], use_threads=False)
 
 
 def check_pixels(path: str | os.PathLike, width: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""Reading and decoding JPEG images from archives beside the same from loose files, in alternating rounds.
+"""Reading and decoding JPEG images from archives and Parquet files beside loose files, in alternating rounds.
 
 ``python tools/benchmark_archives.py``: medians of processor time per image (500 x 375), in random order.
 """
@@ -20,10 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import pyarrow as arrow
 from PIL import Image
+from pyarrow.parquet import write_table
 
 from lk_downstream.archives import Place
+from lk_downstream.data import ClassParquet
 from lk_downstream.data.reading import read_picture
+
+COPIES = 16  # of all images in the Parquet file, so that next to none is in a row group that was just read
 
 
 def main() -> None:
@@ -39,7 +44,10 @@ def main() -> None:
             for name, place in places.items():
                 start = time.process_time()
                 for number in order:
-                    read_picture(place / f"{number}.jpg")
+                    if isinstance(place, Path):
+                        read_picture(place / f"{number}.jpg")
+                    else:
+                        place[number + options.images * (number % COPIES)]
                 times[name].append(1000 * (time.process_time() - start) / options.images)
     loose = statistics.median(times["loose files"])
     for name, values in times.items():
@@ -47,8 +55,8 @@ def main() -> None:
         print(f"{name:16} {median:6.2f} ms ({spread})  {median / loose:.2f} times")
 
 
-def write(root: Path, count: int) -> dict[str, Path]:
-    """Generated images, loose and in archives."""
+def write(root: Path, count: int) -> dict[str, Path | ClassParquet]:
+    """Generated images, loose, in archives, and in a Parquet file with 100 in a row group, as Hugging Face has them."""
     generator = np.random.default_rng(0)
     (root / "images").mkdir()
     for number in range(count):
@@ -61,7 +69,13 @@ def write(root: Path, count: int) -> dict[str, Path]:
     with tarfile.open(root / "plain.tar", "w") as archive:
         archive.add(root / "images", "")
     archives = {"stored zip": "stored.zip", "compressed zip": "compressed.zip", "tar": "plain.tar"}
-    return {"loose files": root / "images", **{name: Place(root / file) for name, file in archives.items()}}
+    places = {"loose files": root / "images", **{name: Place(root / file) for name, file in archives.items()}}
+    cells = [{"bytes": (root / "images" / f"{number}.jpg").read_bytes(), "path": None} for number in range(count)]
+    table = arrow.table({"image": cells * COPIES, "label": [0] * count * COPIES})
+    write_table(table, root / "train.parquet", row_group_size=100)
+    places["Parquet"] = ClassParquet("train", str(root))
+    assert len(places["Parquet"]) == count * COPIES
+    return places
 
 
 if __name__ == "__main__":

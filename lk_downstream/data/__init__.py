@@ -11,6 +11,7 @@ from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
+from lk_downstream.data.parquet import ClassParquet, SegmentationParquet
 from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.sampling import ClassBalanced, RepeatFactor, Sampling, WeightColumn
 from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset
@@ -25,6 +26,7 @@ __all__ = [
     "Cityscapes",
     "ClassBalanced",
     "ClassFolder",
+    "ClassParquet",
     "ClassTable",
     "ClassificationData",
     "Coco",
@@ -47,6 +49,7 @@ __all__ = [
     "SegmentationData",
     "SegmentationDataset",
     "SegmentationFolder",
+    "SegmentationParquet",
     "Synthetic",
     "TrainingPicture",
     "Voc",

@@ -96,8 +96,10 @@ def read_colours(path: Path) -> Palette:
     return colours
 
 
-def read_mask(path: str | Path, colours: Colours | None = None) -> torch.Tensor:
+def read_mask(path: str | Path, colours: Colours | None = None, data: bytes | None = None) -> torch.Tensor:
     """A mask as it stands in the file, uint8, (H, W); of a palette image, the indices.
+
+    ``data`` is what the file holds, where it is no file of its own.
 
     Read are images of grey levels or palette indices of 1 to 16 bits, such images with three equal channels or with an
     opaque alpha channel, NumPy arrays (``.npy``) of whole numbers, and, by ``colours``, images of any of these kinds
@@ -107,9 +109,9 @@ def read_mask(path: str | Path, colours: Colours | None = None) -> torch.Tensor:
         DamagedFile: The file is truncated or no image.
         InputError: The file is missing, too large or lossy, has a value above 255 or a colour that stands for none.
     """
-    if str(path).lower().endswith(".npy"):
+    if data is None and str(path).lower().endswith(".npy"):
         return torch.from_numpy(_small(path, _read_array(path)))
-    data = file_bytes(path)
+    data = file_bytes(path) if data is None else data
     with trust.open_image(path, data) as file:
         mode, kind = file.mode, file.format
         _refuse_lossy(path, file)

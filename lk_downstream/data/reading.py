@@ -90,8 +90,10 @@ def walk(root: Path, folder: str = ".", visited: list[str] | None = None) -> Ite
         linked.sort()
 
 
-def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image:
+def read_picture(path: str | Path, orientation: bool = True, data: bytes | None = None) -> tv_tensors.Image:
     """A picture as uint8 RGB, (3, H, W), turned as its EXIF ``orientation`` says (as OpenCV and mmcv do).
+
+    ``data`` is what the file holds, where it is no file of its own.
 
     The memory is laid out as pixels of three bytes (channels last), which is what the decoder gives and what the
     resize of ``transforms`` is fastest with.
@@ -100,7 +102,7 @@ def read_picture(path: str | Path, orientation: bool = True) -> tv_tensors.Image
         DamagedFile: The file is truncated or no image.
         InputError: The file is missing, too large, or has more than 8 bits per channel.
     """
-    data = file_bytes(path)
+    data = file_bytes(path) if data is None else data
     if image := _fast_jpeg(path, data, orientation):
         return tv_tensors.Image(image[0])
     with trust.open_image(path, data) as file:

@@ -128,7 +128,7 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         name, picture, mask = self.samples[index]
-        image, labels = read_picture(picture), self.read_labels(mask)
+        image, labels = self.load_image(picture), self.read_labels(mask)
         if image.shape[-2:] != labels.shape:
             (height, width), (mask_height, mask_width) = image.shape[-2:], labels.shape
             raise InputError(
@@ -136,6 +136,10 @@ class SegmentationDataset(Dataset):
                 "they must have the same size"
             )
         return {"image": image, "mask": tv_tensors.Mask(labels), "name": name}
+
+    def load_image(self, path: str) -> torch.Tensor:
+        """An image of ``samples``, uint8 (3, H, W)."""
+        return read_picture(path)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The mask file's values, which ``label_table`` makes class indices of, uint8, (H, W)."""

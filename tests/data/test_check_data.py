@@ -110,7 +110,7 @@ def test_batches_as_the_network_sees_them(tmp_path, monkeypatch, capsys, task):
     ("args", "words"),
     [
         ("--dataset ADE20K --dataset.root nowhere", "there is no folder nowhere/images/training"),
-        ("--dataset SegmentationFolde", "there is no class 'SegmentationFolde'; did you mean 'SegmentationFolder'?"),
+        ("--dataset SegmentationFolde", "there is no class 'SegmentationFolde'; did you mean 'SegmentationFolder'"),
         ("--dataset ADE20K --dataset.rot x", "ADE20K has no option 'rot'; did you mean 'root'?"),
         ("", "required: dataset"),
     ],
