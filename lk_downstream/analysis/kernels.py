@@ -26,7 +26,7 @@ class Kernel:
     Attributes:
         model: name, as given.
         stage: number of the stage, from 0.
-        name: of the module; of a whole stage the name of that.
+        name: of the module; of several blocks those of the first and the last.
         magnitude: float64 (K, K), mean absolute weight over the channels, with all branches and their norms merged.
         nonzero: float64 (K, K), share of the channels whose weight there is not zero.
         density: share of the weights of the branches that are not zero. What decomposition leaves out is no weight.
@@ -59,7 +59,7 @@ def kernels_of(name: str, model: nn.Module, inner: Sequence[int] = INNER, least:
     found = []
     for path, dense, weights in _depthwise(model):
         if min(dense.shape[-2:]) >= least:
-            stage = re.search(r"stages\.(\d+)", path)
+            stage = re.search(r"(\d+)\.(?:blocks\.)?\d+\.", path)  # of a block within it; isotropic networks have none
             magnitude = dense.abs().double().mean(0).numpy()
             nonzero = (dense != 0).double().mean(0).numpy()
             density = sum(int(weight.count_nonzero()) for weight in weights) / sum(w.numel() for w in weights)
@@ -81,7 +81,8 @@ def by_stage(kernels: Sequence[Kernel]) -> list[Kernel]:
         nonzero = np.mean([kernel.nonzero for kernel in group], 0)
         density = float(np.mean([kernel.density for kernel in group]))
         outside = {side: float(np.mean([kernel.outside[side] for kernel in group])) for side in group[0].outside}
-        means.append(Kernel(model, stage, f"stages.{stage}", magnitude, nonzero, density, outside))
+        names = group[0].name if len(group) == 1 else f"{group[0].name} to {group[-1].name}"
+        means.append(Kernel(model, stage, names, magnitude, nonzero, density, outside))
     return means
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lk_downstream.commands.parsing import call
+from lk_downstream.commands.printing import console
 from lk_downstream.errors import InputError
 
 
@@ -29,7 +30,6 @@ def kernels(
     if not models or least < 1:
         raise InputError("kernels: give models; least is at least 1")
     import torch
-    from rich.console import Console
 
     from lk_downstream.analysis.kernels import by_stage, kernels_of
     from lk_downstream.analysis.models import find_model
@@ -63,9 +63,9 @@ def kernels(
         for kernel in found
     ]
     write_table(path.with_name(f"{path.name}.csv"), heading, table)
-    console = Console(soft_wrap=True)
-    console.print(kernels_table(drawn))
-    console.print(f"\nwritten: {path}.png, .json and .csv", markup=False)
+    screen = console()
+    screen.print(kernels_table(drawn))
+    screen.print(f"\nwritten: {path}.png, .json and .csv", markup=False)
     return 0
 
 

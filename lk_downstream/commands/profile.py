@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from lk_downstream.commands.parsing import new_parser, parse
+from lk_downstream.commands.printing import console
 from lk_downstream.errors import InputError
 
 DESCRIPTION = """Parameters and multiply-adds of the published models beside the published figures, or of any model;
@@ -56,9 +55,9 @@ def _counted(options: Namespace) -> int:
         )
     from lk_downstream.analysis import costs, published
 
-    console = _console()
+    screen = console()
     if options.model is None:
-        console.print(published.published_table())
+        screen.print(published.published_table())
         return 0
     model = costs.build(options.model, options.classes if options.upernet else None, options.merged)
     parts = costs.costs(model, size, options.density)
@@ -66,7 +65,7 @@ def _counted(options: Namespace) -> int:
         parts = {options.model: costs.total(parts)}
     elif options.no_auxiliary:
         del parts["auxiliary_head"]
-    console.print(published.cost_table(options.model, size, parts))
+    screen.print(published.cost_table(options.model, size, parts))
     return 0
 
 
@@ -80,6 +79,7 @@ def _measured(options: Namespace) -> int:
 
     from lk_downstream.analysis.models import find_task
     from lk_downstream.analysis.profiling import profile_tasks
+    from lk_downstream.reports.files import write_json
     from lk_downstream.reports.profile import profile_table
     from lk_downstream.tasks import Classification
 
@@ -89,14 +89,12 @@ def _measured(options: Namespace) -> int:
     dtype = getattr(torch, options.dtype)
     profiles = profile_tasks(tasks, sizes, options.batches, options.forms, options.device, dtype, options.rounds)
     rows = [asdict(profile) for profile in profiles]
-    console = _console()
-    console.print(f"{rows[0]['device']}, {options.dtype}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
-    console.print(profile_table(rows))
+    screen = console()
+    screen.print(f"{rows[0]['device']}, {options.dtype}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
+    screen.print(profile_table(rows))
     if options.output:
-        path = Path(options.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"torch": torch.__version__, "profiles": rows}, indent=2) + "\n", encoding="utf-8")
-        console.print(f"\nfigures      {path}", markup=False)
+        write_json(Path(options.output), {"torch": torch.__version__, "profiles": rows})
+        screen.print(f"\nfigures      {options.output}", markup=False)
     return 0
 
 
@@ -105,9 +103,3 @@ def _size(word: str) -> tuple[int, int]:
         raise InputError(f"--sizes takes sides, such as 512, or HEIGHTxWIDTH, such as 512x1024, not {word!r}")
     sides = [int(side) for side in word.split("x")]
     return sides[0], sides[-1]
-
-
-def _console():
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=200)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lk_downstream.commands.parsing import call
+from lk_downstream.commands.printing import console
 from lk_downstream.errors import InputError
 
 
@@ -37,7 +38,6 @@ def receptive_field(
     if not models or count < 1 or size < 8:
         raise InputError("receptive-field: give models; count is at least 1, size at least 8")
     import torch
-    from rich.console import Console
 
     from lk_downstream.analysis import receptive_field as fields
     from lk_downstream.analysis.models import find_model
@@ -64,9 +64,9 @@ def receptive_field(
     heading = ["model", "stride", "images", *(f"area at {share:g}" for share in fields.THRESHOLDS)]
     table = [[field.model, field.stride, field.images, *field.ratios.values()] for field in found]
     write_table(path.with_name(f"{path.name}.csv"), heading, table)
-    console = Console(soft_wrap=True)
-    console.print(fields_table(drawn))
-    console.print(f"\nwritten: {path}.png, .json and .csv", markup=False)
+    screen = console()
+    screen.print(fields_table(drawn))
+    screen.print(f"\nwritten: {path}.png, .json and .csv", markup=False)
     return 0
 
 

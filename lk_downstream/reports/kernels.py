@@ -77,7 +77,7 @@ def draw_kernels(kernels: Sequence[DrawnKernel]) -> np.ndarray:
 def kernels_table(kernels: Sequence[DrawnKernel]) -> Table:
     """A row for each stage: how much lies outside of k x k, in percent, and how many weights are not zero."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold")
     sides = list(dict.fromkeys(side for kernel in kernels for side in kernel.outside))
     for name in ("stage", "kernel", "not 0", *(f"outside {side}x{side}" for side in sides)):
         table.add_column(name, justify="right", no_wrap=True)

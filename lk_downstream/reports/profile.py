@@ -17,7 +17,7 @@ def profile_table(profiles: Iterable[Mapping[str, Any]]) -> Table:
         profiles: As plain data, see :class:`lk_downstream.analysis.profiling.Profile`.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold")
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for profile in profiles:

@@ -72,7 +72,7 @@ def _squares(axis: Any, side: int, ratios: dict[float, float]) -> None:
 def fields_table(fields: Sequence[Drawn]) -> Table:
     """A row for each field: area of the squares that hold the shares, in percent of the image's."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold")
     for name in ("stride", *(f"{100 * share:g} %" for share in fields[0].ratios)):
         table.add_column(name, justify="right", no_wrap=True)
     for field in fields:

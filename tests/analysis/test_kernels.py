@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -51,6 +52,7 @@ def test_branches_are_merged_with_their_norms(name, randomized):
         np.testing.assert_allclose(again.magnitude, kernel.magnitude, rtol=1e-4, atol=1e-7)
     assert [kernel.stage for kernel in kernels] == [0, 1, 2, 2, 3]
     assert [kernel.stage for kernel in by_stage(kernels)] == [0, 1, 2, 3]
+    assert by_stage(kernels)[2].name == f"{kernels[2].name} to {kernels[3].name}"
     mean = (kernels[2].magnitude + kernels[3].magnitude) / 2
     np.testing.assert_allclose(by_stage(kernels)[2].magnitude, mean)
 
@@ -73,6 +75,10 @@ def test_convnext_has_kernels_and_resnet_has_none():
     (kernel, *_) = kernels_of("convnext", create_backbone("test_convnext"))
     assert kernel.magnitude.shape == (7, 7)
     assert kernel.name.endswith("conv_dw")
+    mobile = kernels_of("mobile", create_backbone("mobilenetv2_large_kernel", kernel=7, stages="last"))
+    assert [kernel.stage for kernel in mobile] == [5, 5, 6]  # one has stride 2
+    (isotropic,) = kernels_of("isotropic", timm.create_model("convnext_isotropic_small", depth=1, dim=8))
+    assert isotropic.stage == 0
     with pytest.raises(InputError, match="resnet has no depthwise kernels of 5 x 5 or more"):
         kernels_of("resnet", create_backbone("resnet10t"))
     with pytest.raises(InputError, match="odd numbers, not 4"):
@@ -97,4 +103,4 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
         rows = list(csv.DictReader(file))
     outside = [row["outside"]["5"] for row in written]
     assert [float(row["outside 5x5"]) for row in rows] == pytest.approx(outside, abs=1e-6)
-    assert "outside 5x5" in capsys.readouterr().out
+    assert "outside 5x5" in capsys.readouterr().out  # in a pipe no column is cut
