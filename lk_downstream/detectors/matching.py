@@ -11,6 +11,7 @@ from lk_downstream.detectors.boxes import iou
 from lk_downstream.errors import InputError
 
 NEGATIVE, IGNORED = -1, -2
+MOST_PAIRS = 2**21  # of a box and an object that are compared at a time; one takes up to 80 bytes
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,32 @@ class IoUAssigner:
     minimum_iou: float = 0.0
 
     def __call__(self, boxes: Tensor, objects: Tensor) -> Tensor:
-        """Index of the object, or `NEGATIVE`, or `IGNORED`, int64 (B,), for boxes (B, 4) and objects (G, 4)."""
+        """Index of the object, or `NEGATIVE`, or `IGNORED`, int64 (B,), for boxes (B, 4) and objects (G, 4).
+
+        Objects are taken in pieces: beside a few numbers a box, the memory is that of `MOST_PAIRS`, or of one object.
+        """
         if not len(boxes) or not len(objects):
             return torch.full((len(boxes),), NEGATIVE, device=boxes.device)
-        overlaps = iou(objects[:, None], boxes)
-        best, nearest = overlaps.max(0)
+        first, piece = 0, max(1, MOST_PAIRS // len(boxes))
+        best = nearest = last = None
+        for part in objects.split(piece):
+            overlaps = iou(part[:, None], boxes)
+            found, index = overlaps.max(0)
+            if best is None:
+                best, nearest = found, index
+            else:  # of equal ones the first, as within a piece
+                nearest = torch.where(found > best, index + first, nearest)
+                best = torch.maximum(found, best)
+            if self.low_quality:
+                most = overlaps.amax(1, keepdim=True)
+                claims = (overlaps == most) & (most >= self.minimum_iou)
+                order = torch.arange(first + 1, first + len(part) + 1, device=boxes.device)
+                own = (claims * order[:, None]).amax(0)
+                last = own if last is None else torch.maximum(last, own)
+            first += len(part)
         matched = torch.where(best < self.negative_iou, NEGATIVE, IGNORED)
         matched = torch.where(best >= self.positive_iou, nearest, matched)
-        if self.low_quality:
-            most = overlaps.amax(1, keepdim=True)
-            claims = (overlaps == most) & (most >= self.minimum_iou)
-            order = torch.arange(1, len(objects) + 1, device=boxes.device)
-            last = (claims * order[:, None]).amax(0)
-            matched = torch.where(last > 0, last - 1, matched)
-        return matched
+        return matched if last is None else torch.where(last > 0, last - 1, matched)
 
 
 @dataclass(frozen=True)

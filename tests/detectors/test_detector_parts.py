@@ -20,6 +20,7 @@ from lk_downstream.detectors import (
     RandomSampler,
     RetinaNet,
     Selection,
+    matching,
     paste_masks,
     to_original,
 )
@@ -71,6 +72,22 @@ def test_assigner_one_box_at_a_time(low_quality):
                     expected = g
         assert found[b] == expected
     assert {NEGATIVE, IGNORED} < set(found)
+
+
+@pytest.mark.parametrize("low_quality", [False, True])
+def test_assigner_in_pieces_is_the_same(low_quality, monkeypatch):
+    torch.manual_seed(2)
+    boxes, objects = random_boxes(200, 60), random_boxes(40, 60)
+    objects[[7, 20, 39]] = objects[3].clone()  # in several pieces
+    assign = IoUAssigner(0.5, 0.3, low_quality, minimum_iou=0.2)
+    whole, sizes = assign(boxes, objects), []
+    monkeypatch.setattr(matching, "iou", lambda one, other: sizes.append(len(one)) or iou(one, other))
+    for pairs, most in ((1, 1), (200 * 7, 7), (200 * 39, 39), (200 * 40, 40)):
+        monkeypatch.setattr(matching, "MOST_PAIRS", pairs)
+        assert torch.equal(assign(boxes, objects), whole)
+        assert max(sizes) == most
+        sizes.clear()
+    assert len(set(whole.tolist())) > 10
 
 
 def test_sampler_fills_up_with_negatives():
