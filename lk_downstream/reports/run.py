@@ -208,9 +208,9 @@ def _image_section(folder: Path, images: Images, number: int) -> Section:
     rows = _read(folder, "per_image.csv", _rows)
     if rows:
         heading, *cells = rows
-        table = [[_value(cell) for cell in row] for row in cells[:MOST_ROWS]]
+        table = [[row[0], *map(_value, row[1:])] for row in cells[:MOST_ROWS]]  # a name of digits is no number
         note = f"the worst {len(table)} of {len(cells)}; all are in per_image.csv"
-        parts.append(Table(heading, table, note=note, title="The worst images"))
+        parts.append(Table(heading, table, percent=heading[1:2], note=note, title="The worst images"))
     note = "of the last validation: the worst first, then some of the others"
     if len(shown) < len(images.samples):
         note += f"; {len(images.samples) - len(shown)} more are too large for this page"

@@ -110,10 +110,10 @@ def test_a_page_stays_small_whatever_the_images_are(folder, tmp_path):
 
 def test_a_table_of_many_images_is_cut(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
-    write_table(tmp_path / "run" / "per_image.csv", ["name", "mIoU"], ([f"image{i}", i / 999] for i in range(999)))
+    write_table(tmp_path / "run" / "per_image.csv", ["name", "mIoU"], ([f"{i:06}", i / 999] for i in range(999)))
     seen = Seen(read(tmp_path / "run"))
-    assert "image49" in seen.texts
-    assert "image50" not in seen.texts
+    assert "000049" in seen.texts
+    assert "000050" not in seen.texts
     assert any("the worst 50 of 999" in text for text in seen.texts)
     with open(tmp_path / "run" / "per_image.csv", newline="", encoding="utf-8") as file:
         assert sum(1 for _ in csv.reader(file)) == 1000
