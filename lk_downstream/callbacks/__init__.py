@@ -10,7 +10,12 @@ from lk_downstream.callbacks.detection_pictures import DetectionFiles, Detection
 from lk_downstream.callbacks.freezing import FreezeBackbone
 from lk_downstream.callbacks.learning_rate import FindLearningRate
 from lk_downstream.callbacks.page import RunPage
-from lk_downstream.callbacks.per_image import ClassificationPerImage, DetectionPerImage, SegmentationPerImage
+from lk_downstream.callbacks.per_image import (
+    ClassificationPerImage,
+    DetectionPerImage,
+    MultiLabelPerImage,
+    SegmentationPerImage,
+)
 from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
 from lk_downstream.callbacks.progress import RunProgress
@@ -34,6 +39,7 @@ __all__ = [
     "DynamicSparsity",
     "FindLearningRate",
     "FreezeBackbone",
+    "MultiLabelPerImage",
     "RunPage",
     "RunProgress",
     "RunReport",

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from lk_downstream.callbacks.worst_images import (
@@ -166,6 +167,32 @@ class ClassificationPerImage(PerImage):
         """With truth and prediction in words."""
         labels = sorted({batch["label"][at].item(), outputs["prediction"][at].argmax().item()})
         facts = {name: row[name] for name in ("truth", "prediction")}
+        return sample_of(row["name"], batch["image"][at], row["probability"], facts, labels=labels)
+
+
+class MultiLabelPerImage(PerImage):
+    """Probability of the right answer, loss, and classes that are missed or wrong in each image, see :class:`PerImage`.
+
+    The loss is the binary cross-entropy, the mean over the classes, and the probability the geometric mean of those of
+    each yes and no. A yes is a probability of a half or more; several classes have ``|`` between them.
+    """
+
+    def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
+        """By the logits."""
+        logits, labels = outputs["prediction"].float(), batch["labels"].float()
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+        truth, found = labels.bool(), logits >= 0
+        kinds = (truth, truth & ~found, found & ~truth)
+        for name, loss, *parts in zip(batch["name"], losses.tolist(), *(kind.cpu() for kind in kinds)):
+            names = ("|".join(task.classes[at] for at in part.nonzero().flatten().tolist()) for part in parts)
+            columns = dict(zip(("truth", "missed", "wrong"), names))
+            yield {"name": name, "probability": math.exp(-loss), "loss": loss, **columns}
+
+    def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
+        """With truth and mistakes in words."""
+        either = batch["labels"][at].bool() | (outputs["prediction"][at] >= 0)
+        facts = {name: row[name] for name in ("truth", "missed", "wrong") if row[name]}
+        labels = either.nonzero().flatten().tolist()
         return sample_of(row["name"], batch["image"][at], row["probability"], facts, labels=labels)
 
 

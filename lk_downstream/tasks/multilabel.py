@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Classifier
-from lk_downstream.callbacks import ClassificationFiles
+from lk_downstream.callbacks import ClassificationFiles, MultiLabelPerImage
 from lk_downstream.metrics import MultiLabelMetric
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory
@@ -35,7 +35,7 @@ class MultiLabelClassification(Classification):
 
     multilabel = True
     monitor = "val/mAP"
-    own_callbacks = (ClassificationFiles,)
+    own_callbacks = (MultiLabelPerImage, ClassificationFiles)
 
     def __init__(
         self,

@@ -14,7 +14,13 @@ import torch.distributed as dist
 from PIL import Image
 from processes import in_two_processes
 
-from lk_downstream.callbacks import ClassificationPerImage, ConfusionMatrix, DetectionPerImage, SegmentationPerImage
+from lk_downstream.callbacks import (
+    ClassificationPerImage,
+    ConfusionMatrix,
+    DetectionPerImage,
+    MultiLabelPerImage,
+    SegmentationPerImage,
+)
 from lk_downstream.reports.confusion import draw_matrix
 from lk_downstream.reports.images import from_plain
 
@@ -69,6 +75,23 @@ def test_classification(tmp_path):
     assert float(rows[0]["probability"]) == pytest.approx(probability, abs=1e-6)
     assert float(rows[0]["loss"]) == pytest.approx(-math.log(probability), abs=1e-6)
     assert (rows[0]["truth"], rows[0]["prediction"]) == ("a", "b")
+
+
+def test_several_labels(tmp_path):
+    logits = torch.tensor([[9.0, -9, -9], [1.0, 2, -3], [-9.0, -9, -9]])
+    labels = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0]])
+    batch = {"name": ["x", "y", "z"], "labels": labels, "image": torch.zeros(3, 3, 8, 8, dtype=torch.uint8)}
+    validate(MultiLabelPerImage(), trainer(tmp_path), [({"prediction": logits}, batch)])
+    rows = table(tmp_path)
+    assert [row["name"] for row in rows] == ["y", "x", "z"]
+    assert [[row[part] for part in ("truth", "missed", "wrong")] for row in rows] == [
+        ["b|c", "c", "a"], ["a", "", ""], ["", "", ""],
+    ]  # fmt: skip
+    chances = [1 / (1 + math.exp(1)), 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(3))]
+    assert float(rows[0]["loss"]) == pytest.approx(-sum(map(math.log, chances)) / 3, abs=1e-6)
+    assert float(rows[0]["probability"]) == pytest.approx(math.prod(chances) ** (1 / 3), abs=1e-6)
+    found = images(tmp_path).samples[0]
+    assert (found.labels, found.facts) == ([0, 1, 2], {"truth": "b|c", "missed": "c", "wrong": "a"})
 
 
 def test_detection(tmp_path):

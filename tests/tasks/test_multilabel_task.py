@@ -64,6 +64,9 @@ def test_a_run_from_a_table(table, capsys):
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["best"]
     assert set(found["summary"]) == {"mAP", "F1"}
     assert found["classes"]["class"] == ["blue", "green", "red"]
+    rows = list(csv.DictReader((run / "per_image.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["name"] for row in rows} == {f"val{number}.png" for number in range(4)}
+    assert list(rows[0]) == ["name", "probability", "loss", "truth", "missed", "wrong"]
     checkpoint = str(next(run.glob("checkpoints/last.ckpt")))
     assert type(load_task(checkpoint)) is MultiLabelClassification
     main("predict", words("--data.predict", "val0.png", "--ckpt_path", checkpoint))
