@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +32,11 @@ def class_pixels(dataset: Dataset, classes: int, most: int | None = MOST_MASKS) 
     total = len(dataset)
     number = total if most is None else min(most, total)
     chosen = np.unique(np.linspace(0, total - 1, number).round().astype(int)).tolist()
+    return np.stack(list(each_pixels(dataset, chosen, classes)))
+
+
+def each_pixels(dataset: Dataset, chosen: Sequence[int], classes: int) -> Iterator[np.ndarray]:
+    """Pixels of each class in some masks, int64 (classes,) of each, see :func:`class_pixels`."""
 
     def count(index: int) -> np.ndarray:
         owner, number = inner(dataset, index)
@@ -39,7 +45,7 @@ def class_pixels(dataset: Dataset, classes: int, most: int | None = MOST_MASKS) 
         return np.bincount(mask.ravel(), minlength=256)[:classes]
 
     with ThreadPoolExecutor(max(1, min(8, machine.cores()))) as pool:  # decoders let other threads run
-        return np.stack(list(pool.map(count, chosen)))
+        yield from pool.map(count, chosen)
 
 
 def inner(dataset: Dataset, index: int) -> tuple[Dataset, int]:

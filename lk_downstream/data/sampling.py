@@ -12,9 +12,9 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lk_downstream import trust
-from lk_downstream.data.class_counts import class_pixels
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.coco_index import CocoIndex
+from lk_downstream.data.presence import presence
 from lk_downstream.errors import InputError, near_names, some
 
 
@@ -48,8 +48,8 @@ class ClassBalanced(Sampling):
     def draws(self, dataset: Dataset, classes: Sequence[str]) -> np.ndarray:
         """See :meth:`Sampling.draws`."""
         held = presence(dataset, len(classes))
-        weights = largest(held, np.maximum(held.sum(0), 1.0) ** -self.power)
-        weights[~held.any(1)] = weights[held.any(1)].min(initial=1.0)
+        weights = held.largest(np.maximum(held.counts(), 1.0) ** -self.power)
+        weights[~held.any()] = weights[held.any()].min(initial=1.0)
         return weights * len(weights) / weights.sum()
 
 
@@ -72,8 +72,8 @@ class RepeatFactor(Sampling):
     def draws(self, dataset: Dataset, classes: Sequence[str]) -> np.ndarray:
         """See :meth:`Sampling.draws`."""
         held = presence(dataset, len(classes))
-        shares = np.maximum(held.mean(0), 1 / max(len(held), 1))
-        return np.maximum(largest(held, np.sqrt(self.threshold / shares)), 1.0)
+        shares = np.maximum(held.counts(), 1) / max(held.shape[0], 1)
+        return np.maximum(held.largest(np.sqrt(self.threshold / shares)), 1.0)
 
 
 class WeightColumn(Sampling):
@@ -114,34 +114,6 @@ class WeightColumn(Sampling):
         if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
             raise InputError(f"{self.table}: the weights must be 0 or more, and not all 0")
         return weights * len(weights) / weights.sum()
-
-
-def largest(held: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The largest of the ``values`` (classes,) of the classes that a sample has, by ``held`` (N, classes); 0: none."""
-    return np.where(held, values, 0.0).max(1, initial=0.0)
-
-
-def presence(dataset: Dataset, classes: int) -> np.ndarray:
-    """Which classes each sample has, bool (N, classes).
-
-    All masks of a segmentation are read for it. Crowd regions of a detection do not count.
-    """
-    if isinstance(dataset, Subset):
-        return presence(dataset.dataset, classes)[np.asarray(dataset.indices, dtype=np.int64)]
-    if isinstance(dataset, ConcatDataset):
-        return np.concatenate([presence(part, classes) for part in dataset.datasets])
-    if hasattr(dataset, "dataset"):  # it changes the samples of another
-        return presence(dataset.dataset, classes)
-    if isinstance(dataset, ClassFolder):
-        labels = dataset.samples[1]
-        return labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(classes)
-    index = getattr(dataset, "index", None)
-    if isinstance(index, CocoIndex):
-        held = np.zeros((len(index.files), classes), dtype=bool)
-        owners = np.repeat(np.arange(len(index.files)), np.diff(index.first))
-        held[owners[~index.crowd], index.labels[~index.crowd]] = True
-        return held
-    return class_pixels(dataset, classes, None) > 0
 
 
 def sample_names(dataset: Dataset) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lk_downstream import machine
 from lk_downstream.data.detection import DetectionDataset
-from lk_downstream.data.sampling import presence
+from lk_downstream.data.presence import Presence, presence
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.errors import InputError
 
@@ -16,20 +16,17 @@ MOST_PIXELS = 2e9  # of masks that are read, about ten seconds on two cores
 CHUNK = 64  # masks
 
 
-def rarest(present: np.ndarray) -> np.ndarray:
-    """Of each image the class that the fewest images have, of equal ones the first; -1 without any, int64 (N,).
-
-    Args:
-        present: Which classes each image has, bool (N, classes).
-    """
-    order = np.argsort(present.sum(0), kind="stable")
-    ranked = present[:, order]
-    return np.where(ranked.any(1), order[ranked.argmax(1)], -1)
+def rarest(present: Presence) -> np.ndarray:
+    """Of each image the class that the fewest images have, of equal ones the first; -1 without any, int64 (N,)."""
+    order = np.argsort(present.counts(), kind="stable")
+    rarity = np.empty(len(order), np.int64)
+    rarity[order] = -np.arange(len(order))
+    return np.append(order, -1)[-present.largest(rarity, none=-len(order))]
 
 
 def of_labels(labels: np.ndarray) -> np.ndarray:
     """The class of each image; of several labels, 0 and 1 (N, classes), the rarest."""
-    return labels if labels.ndim == 1 else rarest(labels > 0)
+    return labels if labels.ndim == 1 else rarest(Presence.of(labels))
 
 
 def of_objects(dataset: DetectionDataset) -> np.ndarray:
@@ -58,4 +55,4 @@ def of_masks(dataset: SegmentationDataset, most_pixels: float = MOST_PIXELS) -> 
                 present[index], pixels = seen, pixels + size
             if pixels > most_pixels:
                 return None
-    return rarest(present)
+    return rarest(Presence.of(present))

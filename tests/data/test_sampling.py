@@ -1,6 +1,7 @@
 """Samples that are drawn more often than others: how often, by which rule, and the same in all processes."""
 
 import json
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch.utils.data import ConcatDataset, Subset
 
 from lk_downstream.data import ClassBalanced, ClassFolder, Coco, DataModule, RepeatFactor, WeightColumn
 from lk_downstream.data.batches import Transformed
+from lk_downstream.data.presence import Presence, presence
 from lk_downstream.data.samplers import TrainingSampler
-from lk_downstream.data.sampling import presence, sample_names
+from lk_downstream.data.sampling import sample_names
 from lk_downstream.errors import InputError
 
 CLASSES = ("a", "b", "c")
@@ -101,9 +103,41 @@ def test_a_data_module_draws_by_it():
     assert set(counts) == set(range(10))
 
 
+def table(dataset, classes):
+    found = presence(dataset, classes)
+    held = np.zeros(found.shape, dtype=bool)
+    held[found.samples, found.classes] = True
+    assert held.sum() == len(found.samples)
+    return held.tolist()
+
+
+def test_what_is_asked_of_pairs_is_that_of_a_table():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        held = rng.random((rng.integers(0, 9), rng.integers(1, 6))) < rng.random()
+        pairs, values = Presence.of(held), rng.normal(size=held.shape[1])
+        assert pairs.counts().tolist() == held.sum(0).tolist()
+        assert pairs.any().tolist() == held.any(1).tolist()
+        assert pairs.largest(values, -9.0).tolist() == np.where(held, values, -9.0).max(1, initial=-9).tolist()
+        chosen = rng.integers(0, len(held), 7 if len(held) else 0)
+        for one, other in zip(pairs.taken(chosen), Presence.of(held[chosen])):
+            assert np.array_equal(one, other)
+
+
+def test_a_large_data_set_takes_no_table():
+    folder = ClassFolder("train", "nowhere")
+    folder.samples = (), np.arange(1_200_000, dtype=np.int32) % 1000
+    tracemalloc.start()
+    draws = ClassBalanced().draws(folder, [""] * 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (draws.min(), draws.max()) == pytest.approx((1, 1))
+    assert peak < 100e6  # of 1.2 GB
+
+
 def test_classes_of_wrapped_data_sets():
     whole = ConcatDataset([Transformed(Subset(COMMON, [9, 7]), None), Masks([2])])
-    assert presence(whole, 3).tolist() == [[False, False, True], [True, True, False], [False, False, True]]
+    assert table(whole, 3) == [[False, False, True], [True, True, False], [False, False, True]]
     assert sample_names(whole) == ["folder/9", "folder/7", "folder/0"]
 
 
@@ -112,7 +146,7 @@ def test_classes_of_folders_and_annotation_files(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
     folder = ClassFolder("train", str(tmp_path))
-    assert presence(folder, 2).tolist() == [[True, False], [True, False], [False, True]]
+    assert table(folder, 2) == [[True, False], [True, False], [False, True]]
     assert sorted(sample_names(folder)) == ["x/1.png", "x/2.png", "y/1.png"]
     box = {"bbox": [1, 1, 4, 4], "area": 16, "image_id": 1}
     content = {
@@ -123,7 +157,7 @@ def test_classes_of_folders_and_annotation_files(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(content), encoding="utf-8")
     coco = Coco("train", str(tmp_path))
-    assert presence(coco, 2).tolist() == [[False, True], [False, False]]
+    assert table(coco, 2) == [[False, True], [False, False]]
     assert sample_names(coco) == ["1.png", "2.png"]
 
 

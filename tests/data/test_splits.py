@@ -19,6 +19,7 @@ from lk_downstream.data import (
     SegmentationFolder,
 )
 from lk_downstream.data.duplicates import shared_images
+from lk_downstream.data.presence import Presence
 from lk_downstream.data.splits import Splits
 from lk_downstream.data.strata import of_masks, rarest
 from lk_downstream.errors import InputError
@@ -131,7 +132,7 @@ def test_options_that_are_wrong(options, words):
 
 def test_the_rarest_class():
     present = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
-    assert rarest(present).tolist() == [1, 2, 2, -1, 0]
+    assert rarest(Presence.of(present)).tolist() == [1, 2, 2, -1, 0]
 
 
 # ---- the data modules ----
