@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import timm
 import torch
 
+from lk_downstream import trust
 from lk_downstream.backbones import Backbone, Classifier, create_backbone, create_classifier
 from lk_downstream.backbones.extractor import STRIDES
 from lk_downstream.backbones.factory import check_name
@@ -25,9 +27,12 @@ def checkpoint_of(source: str | os.PathLike) -> Path:
     path = Path(source)
     if not path.is_dir():
         return path
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    best = sorted(folder.glob("best_step=*.ckpt"), key=lambda file: file.stat().st_mtime)
-    for found in (*best[::-1], folder / "last.ckpt"):
+    run = path.parent if path.name == "checkpoints" else path
+    best = sorted((run / "checkpoints").glob("best_step=*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # of several, the one that the report names
+        step = trust.read_json(run / "metrics.json")["best"]["step"]
+        best.insert(0, run / "checkpoints" / f"best_step={step}.ckpt")
+    for found in (*best, run / "checkpoints" / "last.ckpt"):
         if found.is_file():
             return found
     raise InputError(f"{path} holds no checkpoints/last.ckpt: give the folder of a run, or a checkpoint")
