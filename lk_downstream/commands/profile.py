@@ -18,6 +18,7 @@ or what trained models cost where they run: latency, throughput, memory, part by
 lk-downstream profile
 lk-downstream profile --model slak_tiny --size 512 2048 --upernet --density 0.6
 lk-downstream profile --model replknet_31b --size 224 --merged
+lk-downstream profile --steps
 lk-downstream profile --checkpoint runs/demo_segmentation/run_0 other.ckpt --sizes 512 512x1024 --batches 1 8"""
 
 
@@ -31,6 +32,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--no-auxiliary", action="store_true", help="leave UPerNet's auxiliary head out")
     parser.add_argument("--merged", action="store_true", help="branches of large kernels merged, as for inference")
     parser.add_argument("--density", type=float, default=1.0, help="share of SLaK's weights that are not zero")
+    parser.add_argument("--steps", action="store_true", help="the steps from ResNet to ConvNeXt, beside their paper's")
     parser.add_argument("--checkpoint", nargs="+", help="in place of --model: checkpoints, or folders of runs")
     parser.add_argument(
         "--sizes", nargs="+", help="with --checkpoint: sides, or HEIGHTxWIDTH; default: 224 for classifiers, else 512"
@@ -56,6 +58,11 @@ def _counted(options: Namespace) -> int:
     from lk_downstream.analysis import costs, published
 
     screen = console()
+    if options.steps:
+        from lk_downstream.analysis.steps import steps_table
+
+        screen.print(steps_table())
+        return 0
     if options.model is None:
         screen.print(published.published_table())
         return 0

@@ -10,6 +10,7 @@ from torch import nn
 import lk_downstream
 from lk_downstream import create_backbone
 from lk_downstream.analysis.costs import build, costs, total
+from lk_downstream.analysis.steps import steps_table
 from lk_downstream.backbones.modern_resnet import SIZES, STEPS, ModernResNet
 from lk_downstream.ops import LargeKernelConv2d
 
@@ -27,7 +28,11 @@ def counted(name, **arguments):
 
 @pytest.mark.parametrize(("regime", "name"), COUNTED)
 def test_published_multiply_adds(regime, name):
-    published = STEPS[NAMES.index(name)].macs[REGIMES[regime]]
+    step = STEPS[NAMES.index(name)]
+    published = step.macs[REGIMES[regime]]
+    if (regime, name) == ("modern_resnet50", "layer_norm"):
+        assert "misprint" in step.note
+        published = STEPS[NAMES.index("fewer_norms")].macs[0]
     assert counted(f"{regime}_{name}") == pytest.approx(published, rel=0.01)
 
 
@@ -126,6 +131,13 @@ def test_each_step_is_a_backbone(name):
     )
     assert acts == 4 * (1 if NAMES.index(name) >= NAMES.index("fewer_activations") else 3)
     assert norms == 4 * (1 if NAMES.index(name) >= NAMES.index("fewer_norms") else 3)
+
+
+def test_the_table_of_the_steps():
+    table = steps_table(STEPS[3:4])
+    assert [next(iter(column.cells)) for column in table.columns] == [
+        "modern_resnet.._depthwise", "15.72 M", "2.35 G", "2.35", "78.28", "42.59 M", "7.23 G", "7.23", "80.54", "",
+    ]  # fmt: skip
 
 
 def test_they_are_models_of_timm():
