@@ -144,6 +144,7 @@ class CLI(LightningCLI):
         self.datamodule = parser.instantiate_classes(parser.parse_object({"data": config.data.clone()})).data
         config.model.init_args.classes = tuple(self.datamodule.classes)
         backbone = config.model.init_args.backbone.init_args
+        self.datamodule.use_channels(backbone.get("in_chans", 3))
         trained = checkpoint or config.model.init_args.get("weights")
         if "num_classes" in backbone:  # a classifier, whose weights are all that there are
             backbone.num_classes = len(self.datamodule.classes)

@@ -81,5 +81,5 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def shown(image: Tensor) -> np.ndarray:
-    """An image uint8 (3, H, W) as it is drawn: (H, W, 3)."""
-    return array(image).transpose(1, 2, 0)
+    """An image uint8 (C, H, W) as it is drawn, (H, W, 3): its first three channels, or of fewer the first as grey."""
+    return array(image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)).transpose(1, 2, 0)

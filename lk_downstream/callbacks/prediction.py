@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
+from lk_downstream.callbacks.pictures import shown
 from lk_downstream.machine import shown_path
 from lk_downstream.reports.files import write_image
 from lk_downstream.reports.masks import colour_table, overlay
@@ -50,8 +51,7 @@ class SegmentationFiles(L.Callback):
         for name, image, prediction in zip(batch["name"], batch["image"], outputs.cpu().numpy()):
             write_image(self._path("labels", name), values[prediction])
             if self.overlays:
-                picture = image.permute(1, 2, 0).cpu().numpy()
-                write_image(self._path("overlays", name), overlay(picture, prediction, colours))
+                write_image(self._path("overlays", name), overlay(shown(image), prediction, colours))
             self.written += 1
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:

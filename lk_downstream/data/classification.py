@@ -41,6 +41,7 @@ class ClassFolder(Dataset):
     """
 
     orientation = True  # whether pictures are turned as their EXIF data say
+    channels = 3  # of the images
     multilabel = False  # whether items have ``labels``, a vector of 0 and 1
     flat_hint = ", or give their labels in a table (ClassTable)"
     known: tuple[str, ...] | None = None  # classes that are given, in the order of their labels
@@ -121,7 +122,7 @@ class ClassFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         name, label = os.fsdecode(self.samples[0][index]), self.samples[1][index]
-        image = read_picture(self.image_path(index), self.orientation)
+        image = read_picture(self.image_path(index), self.orientation, channels=self.channels)
         return {"image": image, "label": label if self.multilabel else int(label), "name": name}
 
 

@@ -83,7 +83,7 @@ class TrainingPicture:
         image = image[None].contiguous(memory_format=torch.channels_last)
         size = self.crop.size
         image = self.flip(F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)[0])
-        if self.colours.transforms:
+        if self.colours.transforms and image.shape[0] == 3:
             image = from_pil(self.colours(to_pil(image)))
         return {**sample, "image": image}
 
@@ -122,17 +122,21 @@ class EvaluationPicture:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A sample of a data set -> the same with ``image`` uint8 (3, size, size)."""
-        return {**sample, "image": from_pil(self.steps(to_pil(sample["image"])))}
+        image = sample["image"]
+        parts = [image] if image.shape[0] == 3 else image[:, None]  # Pillow knows no such images, but each band
+        return {**sample, "image": torch.cat([from_pil(self.steps(to_pil(part))) for part in parts])}
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """uint8 (3, H, W) -> a picture of Pillow, whose resize and colours are what timm's transforms mean."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    """uint8 (3 or 1, H, W) -> a picture of Pillow, whose resize and colours are what timm's transforms mean."""
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
 
 
 def from_pil(picture: Image.Image) -> torch.Tensor:
-    """A picture of Pillow -> uint8 (3, H, W), which lies in memory as pixels of three bytes."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    """A picture of Pillow -> uint8 (3 or 1, H, W), which lies in memory as pixels of three bytes."""
+    pixels = np.array(picture)
+    return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
 
 
 def collate_pictures(samples: list[dict[str, Any]]) -> dict[str, Any]:

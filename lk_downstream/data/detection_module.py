@@ -180,6 +180,15 @@ class DetectionData(DataModule):
         self.transform = training_transform(augmentation, flip)
         self.resize = ResizeToFit(tuple(scale))
 
+    def use_channels(self, number: int) -> None:
+        """See :meth:`DataModule.use_channels`.
+
+        Raises:
+            InputError: The images would not be RGB.
+        """
+        if number not in (1, 3):
+            raise InputError(f"model.backbone.in_chans is {number}, but images of detections are RGB: set it to 3 or 1")
+
     def prepare_data(self) -> None:
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
         if self.synthetic is not None and not self.train_data.root.exists():

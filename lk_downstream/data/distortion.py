@@ -52,6 +52,8 @@ class PhotoMetricDistortion(v2.Transform):
         """Distort the image; masks pass."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
+        if inpt.shape[0] != 3:  # it is made for colours
+            return inpt
         return tv_tensors.Image(distort(inpt.as_subclass(Tensor), **params))
 
 

@@ -66,6 +66,7 @@ class DataModule(L.LightningDataModule):
     classes: tuple[str, ...]
     palette: Palette
     ignore_index = 255
+    channels = 3  # of the images, see use_channels
     train_groups: Sequence[int] | None = None
     # Functions rather than methods: a loader process that is spawned gets them without the module and its Trainer.
     collate_train: Collate = staticmethod(collate)
@@ -120,8 +121,21 @@ class DataModule(L.LightningDataModule):
 
     def mixed(self, dataset: Dataset, others: Sequence[Dataset], transform: Callable) -> Dataset:
         """The items of ``dataset``, and of the ``others`` of ``mix``, changed by a transform."""
+        for other in others:
+            other.channels = self.channels
         parts = [Transformed(part, transform) for part in (dataset, *others)]
         return ConcatDataset(parts) if others else parts[0]
+
+    def use_channels(self, number: int) -> None:
+        """Read images of as many channels as the backbone takes, ``model.backbone.in_chans``.
+
+        For 1 they are RGB all the same, which the task makes grey. Of other numbers each file has to have them, and
+        what changes colours is left out, since it is made for RGB.
+        """
+        self.channels = 3 if number == 1 else number
+        for data in (getattr(self, "train_data", None), getattr(self, "val_data", None)):
+            if data is not None:
+                data.channels = self.channels
 
     @property
     def train_draws(self) -> np.ndarray | None:
@@ -268,7 +282,7 @@ class DataModule(L.LightningDataModule):
         """
         if self.predict is None:
             raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
-        return PictureFolder(self.predict)
+        return PictureFolder(self.predict, self.channels)
 
     def _evaluation_loader(
         self, dataset: Dataset, kind: type[DataLoader] = DataLoader, collate_fn: Collate | None = None

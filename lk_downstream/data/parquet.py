@@ -155,7 +155,7 @@ class ClassParquet(ClassFolder):
     def __getitem__(self, index: int) -> dict:
         names, labels = self.samples
         data = self.shards.image(index, self.columns[0])
-        image = read_picture(self.image_path(index), self.orientation, data)
+        image = read_picture(self.image_path(index), self.orientation, data, self.channels)
         name = names[index].decode("utf-8", "surrogateescape")
         if self.multilabel:
             return {"image": image, "labels": torch.from_numpy(labels[index]).float(), "name": name}
@@ -243,7 +243,8 @@ class SegmentationParquet(SegmentationFolder):
 
     def load_image(self, path: str) -> torch.Tensor:
         """The image of a row, uint8 (3, H, W)."""
-        return read_picture(path, data=self.shards.image(self.rows[path], self.columns[0]))
+        data = self.shards.image(self.rows[path], self.columns[0])
+        return read_picture(path, data=data, channels=self.channels)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The values of the mask of a row, uint8 (H, W)."""

@@ -20,12 +20,14 @@ class PictureFolder(Dataset):
 
     Args:
         path: A file, a folder or an archive.
+        channels: Of the images, see :func:`read_picture`.
 
     Raises:
         InputError: There is nothing at ``path``, or no picture below it.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, channels: int = 3):
+        self.channels = channels
         path = Place(path)
         if path.is_file():
             self.root, self.files = path.parent, [path]
@@ -45,4 +47,4 @@ class PictureFolder(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        return {"image": read_picture(self.files[index]), "name": self.names[index]}
+        return {"image": read_picture(self.files[index], channels=self.channels), "name": self.names[index]}

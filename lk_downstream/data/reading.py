@@ -13,6 +13,7 @@ from PIL import ImageOps
 from torchvision import tv_tensors
 
 from lk_downstream import archives, trust
+from lk_downstream.data.bands import read_bands
 from lk_downstream.errors import InputError
 
 try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when it is gone, Pillow reads everything.
@@ -90,10 +91,13 @@ def walk(root: Path, folder: str = ".", visited: list[str] | None = None) -> Ite
         linked.sort()
 
 
-def read_picture(path: str | Path, orientation: bool = True, data: bytes | None = None) -> tv_tensors.Image:
+def read_picture(
+    path: str | Path, orientation: bool = True, data: bytes | None = None, channels: int = 3
+) -> tv_tensors.Image:
     """A picture as uint8 RGB, (3, H, W), turned as its EXIF ``orientation`` says (as OpenCV and mmcv do).
 
-    ``data`` is what the file holds, where it is no file of its own.
+    ``data`` is what the file holds, where it is no file of its own. Of other than 3 ``channels``, (C, H, W), it has
+    those of the file, see :func:`read_bands`.
 
     The memory is laid out as pixels of three bytes (channels last), which is what the decoder gives and what the
     resize of ``transforms`` is fastest with.
@@ -103,6 +107,8 @@ def read_picture(path: str | Path, orientation: bool = True, data: bytes | None 
         InputError: The file is missing, too large, or has more than 8 bits per channel.
     """
     data = file_bytes(path) if data is None else data
+    if channels != 3:
+        return tv_tensors.Image(torch.from_numpy(read_bands(path, data, channels, orientation)).permute(2, 0, 1))
     if image := _fast_jpeg(path, data, orientation):
         return tv_tensors.Image(image[0])
     with trust.open_image(path, data) as file:

@@ -54,6 +54,7 @@ class SegmentationDataset(Dataset):
     palette: Palette
     label_table: np.ndarray
     ignore_index = IGNORE_INDEX
+    channels = 3  # of the images
     splits: Mapping[str, str] = {"train": "train", "val": "val"}  # the usual name -> the data set's own
     tree: str  # the expected files, shown when they are not there
     list_file: Path | None = None  # with the names of the split's pictures; None: all of its folder
@@ -139,7 +140,7 @@ class SegmentationDataset(Dataset):
 
     def load_image(self, path: str) -> torch.Tensor:
         """An image of ``samples``, uint8 (3, H, W)."""
-        return read_picture(path)
+        return read_picture(path, channels=self.channels)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The mask file's values, which ``label_table`` makes class indices of, uint8, (H, W)."""

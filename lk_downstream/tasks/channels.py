@@ -22,6 +22,6 @@ def of_channels(images: Tensor, number: int) -> Tensor:
         red, green, blue = images.to(torch.promote_types(images.dtype, torch.float32)).split(1, 1)
         return 0.299 * red + 0.587 * green + 0.114 * blue
     raise InputError(
-        f"model.backbone.in_chans is {number}, but the images have {images.shape[1]} channels, as all that the data "
-        "sets of this package read: set it to 3 or 1, or give loaders of your own"
+        f"model.backbone.in_chans is {number}, but the images have {images.shape[1]} channels: set it to that, or give "
+        f"images of {number} channels (data modules read them after use_channels({number}))"
     )
