@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from lk_downstream.analysis.memory import PeakMemory
 from lk_downstream.analysis.stages import PARTS, stages, used
 from lk_downstream.backbones import reparameterize
-from lk_downstream.errors import InputError
+from lk_downstream.errors import InputError, near_names
 from lk_downstream.machine import device_name
 from lk_downstream.tasks import Task
 
-FORMS = ("plain", "merged")
+FORMS = ("plain", "merged", "deep")
 LARGEST_ROUNDS = 10_000
 
 
@@ -50,7 +50,7 @@ class Profile:
 
     Attributes:
         name: of the model, as given.
-        form: ``plain``, or ``merged`` as for inference.
+        form: ``plain``, or ``merged`` as for inference, or ``deep``, with all norms folded too.
         height: of the images, in pixels.
         width: likewise.
         batch: images at once.
@@ -118,7 +118,7 @@ def profile_tasks(
     tasks: Mapping[str, Task],
     sizes: Iterable[tuple[int, int]],
     batches: Iterable[int] = (1,),
-    forms: Sequence[str] = FORMS,
+    forms: Sequence[str] = FORMS[:2],
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     rounds: int = 10,
@@ -145,6 +145,8 @@ def profile_tasks(
     sizes, batches = list(sizes), list(batches)
     if min(*(side for size in sizes for side in size), *batches, rounds) < 1 or rounds > LARGEST_ROUNDS:
         raise InputError(f"profile: sizes, batches and rounds are at least 1, rounds at most {LARGEST_ROUNDS}")
+    if odd := [form for form in forms if form not in FORMS]:
+        raise InputError(f"profile: forms are {', '.join(FORMS)}, not {odd[0]!r}{near_names(odd[0], FORMS)}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     sides = {(name, form): _Side(task, form, device, dtype) for name, task in tasks.items() for form in forms}
     profiles = []
@@ -170,7 +172,7 @@ class _Side:
     """One form of one task on the device that it is measured on."""
 
     def __init__(self, task: Task, form: str, device: torch.device, dtype: torch.dtype):
-        own = reparameterize(task) if form == "merged" else copy.deepcopy(task).eval()
+        own = copy.deepcopy(task).eval() if form == "plain" else reparameterize(task, deep=form == "deep")
         layout = torch.channels_last if task.channels_last else torch.preserve_format
         self.task = own.to(device, memory_format=layout)
         self.device, self.dtype = device, dtype

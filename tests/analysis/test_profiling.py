@@ -1,5 +1,6 @@
 """What trained models cost where they run: what is counted and measured, not how fast anything is."""
 
+import functools
 import json
 from dataclasses import asdict
 
@@ -13,7 +14,7 @@ from lk_downstream.analysis.costs import costs, total
 from lk_downstream.analysis.memory import PeakMemory
 from lk_downstream.analysis.profiling import profile_task, profile_tasks
 from lk_downstream.commands import run
-from lk_downstream.detectors import FCOS, FasterRCNN
+from lk_downstream.detectors import FCOS, FasterRCNN, FPNSettings
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.reports.profile import profile_table
 from lk_downstream.tasks import Classification, Detection, Segmentation
@@ -112,6 +113,8 @@ def test_models_beside_each_other_by_size_and_batch(capsys):
         (name, height, batch) for height in (32, 64) for batch in (1, 2) for name in ("one", "two")
     ]
     one = [item for item in profiles if item.name == "one"]
+    deep = profile_tasks({"one": tasks["one"]}, [(32, 32)], forms=["deep"], device="cpu", rounds=1)[0]
+    assert deep.parameters < profile_task(tasks["one"], 32, device="cpu", rounds=1).parameters < one[0].parameters
     assert one[0].macs == one[1].macs  # of one image
     assert one[2].parts["backbone"].macs == 2 * one[0].parts["backbone"].macs  # nothing but convolutions
     assert one[1].memory > one[0].memory  # of a batch
@@ -122,7 +125,8 @@ def test_models_beside_each_other_by_size_and_batch(capsys):
 
 @pytest.mark.parametrize("kind", [FCOS, FasterRCNN])
 def test_detectors_with_one_stage_and_two(kind):
-    task = Detection(create_backbone("test_convnext"), kind, ("a", "b"))
+    detector = functools.partial(kind, neck=FPNSettings(channels=16), num_classes=2)
+    task = Detection(create_backbone("test_convnext"), detector, ("a", "b"))
     profile = profile_task(task, 64, merged=False, device="cpu", rounds=1)
     head = [part for name, part in task.named_children() if name != "backbone"]
     assert profile.parts["head"].parameters == sum(p.numel() for part in head for p in part.parameters())
@@ -168,7 +172,7 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     assert "32 x 64" in printed
     for wrong, said in (
         (["--sizes", "3y4"], "--sizes takes sides, such as 512"),
-        (["--forms", "mergd"], "--forms takes plain, merged or both"),
+        (["--forms", "mergd"], "forms are plain, merged, deep, not 'mergd'; did you mean 'merged'?"),
         (["--model", "test_slak"], "give either --model or --checkpoint"),
         (["--checkpoint", "."], "holds no checkpoints/last.ckpt"),
     ):

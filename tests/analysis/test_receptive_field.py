@@ -103,7 +103,8 @@ def test_the_field_grows_from_stage_to_stage(randomized):
 
 
 def test_classifiers_too():
-    for name, strides in (("test_convnext", [4, 8, 16, 32]), ("convnext_isotropic_small", [16])):
+    hierarchical = ("test_convnext", "test_slak", "test_replknet")
+    for name, strides in (*((name, [4, 8, 16, 32]) for name in hierarchical), ("convnext_isotropic_small", [16])):
         options = {"depth": 1, "dim": 8} if "isotropic" in name else {}
         maps = stage_maps(create_classifier(name, **options).eval(), torch.zeros(1, 3, 64, 64))
         assert [stride for stride, _ in maps] == strides
