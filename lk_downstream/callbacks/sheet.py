@@ -1,4 +1,4 @@
-"""Samples of a data set, drawn to a file."""
+"""Samples of a data set as they are, and as a network sees them, as figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from lk_downstream.reports.objects import Objects
 from lk_downstream.reports.samples import sample_sheet
 
 
-def write_sheet(path: str | Path, dataset: Any, chosen: Sequence[int], number: int = 12) -> None:
-    """Draw some samples of a data set to a PNG file.
+def draw_sheet(dataset: Any, chosen: Sequence[int], number: int = 12) -> np.ndarray:
+    """Draw some samples of a data set, as uint8 (height, width, 3).
 
     Args:
-        path: The file.
         dataset: For segmentation, detection or classification.
         chosen: Numbers of samples, of which some at even distances are drawn.
         number: How many.
@@ -37,9 +36,9 @@ def write_sheet(path: str | Path, dataset: Any, chosen: Sequence[int], number: i
         except InputError:  # which the report names
             continue
     if not samples:
-        raise InputError(f"{path}: none of the samples can be read")
+        raise InputError("none of the samples can be read, so that none can be drawn")
     palette = getattr(dataset, "palette", None) or default_palette(len(dataset.classes))
-    write_image(Path(path), sample_sheet(samples, dataset.classes, palette))
+    return sample_sheet(samples, dataset.classes, palette)
 
 
 def write_batches(path: str | Path, trainer: L.Trainer, task: L.LightningModule, data: Any, number: int = 12) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,12 +15,16 @@ from lk_downstream.data.check import REPORTS, Report, check_dataset
 from lk_downstream.data.duplicates import alike, fingerprint, image_paths, shared_images
 from lk_downstream.errors import InputError, some
 
+if TYPE_CHECKING:
+    from lk_downstream.reports.data_page import Split
+
 
 def check(
     dataset: Callable[[str], SegmentationDataset | DetectionDataset | ClassFolder],
     split: str | list[str] = "train",
     count: int = 200,
     sheet: str | None = None,
+    page: str | None = None,
 ) -> int:
     """Read samples of a data set and print what is in it; the exit code is 1 if training would refuse some.
 
@@ -30,6 +36,7 @@ def check(
         split: The split to read, or several, which are compared: classes that one lacks, images that are in both.
         count: Largest number of samples to read of each.
         sheet: A PNG file to draw some samples to, with their masks, boxes or labels.
+        page: An HTML file to write all of this to: classes and sizes of each split, samples, doubts.
     """
     reports: list[Report] = []
     for name in [split] if isinstance(split, str) else split:
@@ -37,16 +44,34 @@ def check(
             print()
         reports.append(check_dataset(dataset(name), count))
         print(reports[-1])
-    for number, report in enumerate(reports):
-        for other in reports[:number]:
-            for line in compared(other, report):
-                print(f"\n{line}")
+    pairs = [(other, report) for number, report in enumerate(reports) for other in reports[:number]]
+    doubts = [line for pair in pairs for line in compared(*pair)]
+    for line in doubts:
+        print(f"\n{line}")
     if sheet:
-        from lk_downstream.callbacks.sheet import write_sheet
+        from lk_downstream.callbacks.sheet import draw_sheet
+        from lk_downstream.reports.files import write_image
 
-        write_sheet(sheet, reports[0].dataset, reports[0].chosen)
+        write_image(Path(sheet), draw_sheet(reports[0].dataset, reports[0].chosen))
         print(f"\nsamples      {sheet}")
+    if page:
+        from lk_downstream.reports.data_page import write_data_page
+
+        write_data_page(page, type(reports[0].dataset).__name__, [_plain(report) for report in reports], doubts)
+        print(f"\npage         {page}")
     return 1 if any(report.problems for report in reports) else 0
+
+
+def _plain(report: Report) -> Split:
+    """A report as a page takes it, with samples."""
+    from lk_downstream.callbacks.sheet import draw_sheet
+    from lk_downstream.reports.data_page import Split
+
+    dataset = report.dataset
+    figure = draw_sheet(dataset, report.chosen, 8) if len(report.sizes) else None
+    numbers = dataset.split, len(dataset), report.samples, report.sizes, report.extent()
+    table = report.columns, report.rows(), report.counted
+    return Split(*numbers, *table, report.remarks(), report.problems, figure)
 
 
 def compared(one: Report, other: Report) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -27,7 +27,14 @@ class Report:
         chosen: Numbers of the samples that were read.
         sizes: int64, (N, 2), heights and widths of their images.
         problems: One sentence for each sample that training would refuse.
+        columns: Headings of the table of the classes.
+        counted: The one of them whose numbers can be compared between splits.
+        line: How a row of it is printed.
     """
+
+    columns: ClassVar[tuple[str, ...]]
+    counted: ClassVar[str]
+    line: ClassVar[str]
 
     dataset: Any
     chosen: np.ndarray
@@ -42,18 +49,31 @@ class Report:
     def add(self, sample: dict[str, Any]) -> None:
         """Count what a sample holds."""
 
-    def lines(self) -> list[str]:
-        """The table of the classes, and what else is to be said."""
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The table of the classes: texts, whole numbers, and shares as fractions of 1."""
         raise NotImplementedError
+
+    def remarks(self) -> list[str]:
+        """What else is to be said."""
+        raise NotImplementedError
+
+    def lines(self) -> list[str]:
+        """The table, and what else is to be said."""
+        rows = [[f"{100 * cell:.2f} %" if isinstance(cell, float) else cell for cell in row] for row in self.rows()]
+        return [self.line.format(*row) for row in (self.columns, *rows)] + self.remarks()
+
+    def extent(self) -> str:
+        """The sizes of the images that were read; empty without any."""
+        if not len(self.sizes):
+            return ""
+        order = self.sizes[self.sizes.prod(1).argsort(kind="stable")]
+        smallest, median, largest = (f"{w} x {h}" for h, w in (order[0], order[len(order) // 2], order[-1]))
+        return f"all {smallest}" if (order == order[0]).all() else f"sizes {smallest} to {largest}, median {median}"
 
     def __str__(self) -> str:
         dataset = self.dataset
         lines = [f"{type(dataset).__name__} {dataset.split}: {len(dataset)} images, {self.samples} of them read"]
-        if len(self.sizes):
-            order = self.sizes[self.sizes.prod(1).argsort(kind="stable")]
-            smallest, median, largest = (f"{w} x {h}" for h, w in (order[0], order[len(order) // 2], order[-1]))
-            one = (order == order[0]).all()
-            lines.append(f"all {smallest}" if one else f"sizes {smallest} to {largest}, median {median}")
+        lines += [extent] if (extent := self.extent()) else []
         lines += self.lines()
         lines += [f"problem: {problem}" for problem in self.problems[:20]]
         if len(self.problems) > 20:
@@ -70,18 +90,24 @@ class MaskReport(Report):
         masks: Mask files that hold each value, int64, (256,).
     """
 
+    columns = ("value", "class", "masks", "pixels")
+    counted = "masks"
+    line = "{:>5}  {:24} {:>6} {:>8}"
+
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
     masks: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
 
-    def lines(self) -> list[str]:
+    def rows(self) -> list[tuple[Any, ...]]:
         """Each value with its class, its masks and its share of the pixels."""
-        dataset, total = self.dataset, max(1, int(self.pixels.sum()))
-        lines = [f"{'value':>5}  {'class':24} {'masks':>6} {'pixels':>8}"]
-        for value in np.flatnonzero(self.masks):
-            share = 100 * self.pixels[value] / total
-            lines.append(f"{value:5}  {self.meaning(value):24} {self.masks[value]:6} {share:6.2f} %")
+        shares = (self.pixels / max(1, int(self.pixels.sum()))).tolist()
+        values = np.flatnonzero(self.masks).tolist()
+        return [(value, self.meaning(value), int(self.masks[value]), shares[value]) for value in values]
+
+    def remarks(self) -> list[str]:
+        """Classes that no mask has, and masks that mean something else than they should."""
+        dataset = self.dataset
         seen = set(dataset.label_table[np.flatnonzero(self.masks)].tolist())
-        lines += _absent([name for index, name in enumerate(dataset.classes) if index not in seen], dataset.classes)
+        lines = _absent([name for index, name in enumerate(dataset.classes) if index not in seen], dataset.classes)
         if doubt := dataset.doubt(np.flatnonzero(self.masks)):
             lines.append(f"hint: {doubt}")
         return lines
@@ -95,23 +121,31 @@ class MaskReport(Report):
 class ObjectReport(Report):
     """What the annotations of a split hold, all of them."""
 
-    def lines(self) -> list[str]:
+    columns = ("class", "objects", "small", "medium", "large", "crowds", "images")
+    counted = "objects"
+    line = "{:24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}"
+
+    def rows(self) -> list[tuple[Any, ...]]:
         """Each class with its objects by size, and its images."""
         index = self.dataset.index
         areas = (index.boxes[:, 2:] - index.boxes[:, :2]).prod(1)
         owner = np.repeat(np.arange(len(index.files)), np.diff(index.first))
-        lines = [f"{'class':24} {'objects':>8} {'small':>8} {'medium':>8} {'large':>8} {'crowds':>8} {'images':>8}"]
+        rows = []
         for label, name in enumerate(self.dataset.classes):
             of_class = index.labels == label
             single = of_class & ~index.crowd
             small, large = (single & (areas < SMALL)).sum(), (single & (areas > LARGE)).sum()
             counts = (single.sum(), small, single.sum() - small - large, large, (of_class & index.crowd).sum())
-            images = len(np.unique(owner[of_class]))
-            lines.append(f"{name:24} " + " ".join(f"{count:8}" for count in (*counts, images)))
+            rows.append((name, *map(int, counts), len(np.unique(owner[of_class]))))
+        return rows
+
+    def remarks(self) -> list[str]:
+        """Objects in an image, and classes without any."""
+        index, lines = self.dataset.index, []
         empty = int((np.diff(index.first) == 0).sum())
         if empty:
             lines.append(f"{empty} images without any object")
-        if len(owner):
+        if len(index.labels):
             most = np.diff(index.first)
             lines.append(f"objects in an image: {most.mean():.1f} on average, {most.max()} at most")
         absent = [name for label, name in enumerate(self.dataset.classes) if not (index.labels == label).any()]
@@ -121,15 +155,25 @@ class ObjectReport(Report):
 class LabelReport(Report):
     """What the labels of a split are, all of them."""
 
-    def lines(self) -> list[str]:
-        """Each class with its images."""
-        labels, classes = self.dataset.samples[1], self.dataset.classes
-        counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
-        lines = [f"{'class':24} {'images':>8} {'share':>8}"]
-        for name, count in zip(classes, counts.tolist()):
-            if count:
-                lines.append(f"{name:24} {int(count):8} {100 * count / len(labels):6.2f} %")
-        return lines + _absent([name for name, count in zip(classes, counts) if not count], classes)
+    columns = ("class", "images", "share")
+    counted = "images"
+    line = "{:24} {:>8} {:>8}"
+
+    def counts(self) -> list[int]:
+        """Images of each class."""
+        labels, number = self.dataset.samples[1], len(self.dataset.classes)
+        found = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=number)
+        return found.astype(int).tolist()
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Each class that has images."""
+        total = len(self.dataset.samples[1])
+        return [(name, count, count / total) for name, count in zip(self.dataset.classes, self.counts()) if count]
+
+    def remarks(self) -> list[str]:
+        """Classes without images."""
+        classes = self.dataset.classes
+        return _absent([name for name, count in zip(classes, self.counts()) if not count], classes)
 
 
 def _absent(names: list[str], classes: tuple[str, ...]) -> list[str]:

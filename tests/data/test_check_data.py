@@ -57,13 +57,19 @@ def test_objects_and_labels_are_counted(tmp_path, capsys):
         assert int(row[-6]) == single.sum() == sum(map(int, row[-5:-2]))
     ImageNet("train", str(tmp_path / "in")).write_synthetic(Synthetic(train=9, val=6, size=(20, 24)))
     root = str(tmp_path / "in")
-    sheet = tmp_path / "sheet.png"
+    sheet, page = tmp_path / "sheet.png", tmp_path / "page.html"
     splits = ["train", "val"]
-    assert check(lambda split: ImageNet(split, root, complete=False), splits, sheet=str(sheet)) == 0
+    given = {"sheet": str(sheet), "page": str(page)}
+    assert check(lambda split: ImageNet(split, root, complete=False), splits, **given) == 0
     printed = capsys.readouterr().out
     assert "ImageNet val: 6 images" in printed
     assert "994 of 1000 classes not seen" in printed
     assert Image.open(sheet).size[0] > 800
+    text = page.read_text(encoding="utf-8")
+    assert all(f">{title}</h2>" in text for title in ("Result", "Classes", "train", "val"))
+    assert text.count(">all 24 x 20</p>") == 2
+    assert "994 of 1000 classes not seen" in text
+    assert text.count("data:image/jpeg;base64,") == 2
 
 
 @pytest.mark.parametrize("change", [None, "resized", "copied"])
