@@ -153,12 +153,12 @@ def profile_tasks(
     for size in sizes:
         macs = {key: side.multiply_adds(size) for key, side in sides.items()}
         for batch in batches:
-            images = _noise(batch, size, device)
-            memory = {key: side.peak_memory(images) for key, side in sides.items()}
+            images = {key: side.noise(batch, size) for key, side in sides.items()}
+            memory = {key: side.peak_memory(images[key]) for key, side in sides.items()}
             taken: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in sides}
             for _ in range(rounds):
                 for key, side in sides.items():
-                    taken[key].append(side.seconds(images))
+                    taken[key].append(side.seconds(images[key]))
             profiles += [
                 side.profile(*key, size, batch, macs[key], taken[key], memory[key]) for key, side in sides.items()
             ]
@@ -177,6 +177,12 @@ class _Side:
         self.task = own.to(device, memory_format=layout)
         self.device, self.dtype = device, dtype
         self.weights = used(self.task)
+
+    def noise(self, batch: int, size: tuple[int, int]) -> Tensor:
+        """Images uint8 (N, C, height, width), the same ones for all models of as many channels."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (batch, len(self.task.mean), *size)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(self.device)
 
     @torch.no_grad()
     def run(self, images: Tensor, after: Callable[[str], None] = lambda part: None) -> None:
@@ -197,7 +203,7 @@ class _Side:
 
     def multiply_adds(self, size: tuple[int, int]) -> dict[str, int]:
         """Those of one image by part; before, the operators choose their way (which also computes)."""
-        images = _noise(1, size, self.device)
+        images = self.noise(1, size)
         self.run(images)
         found = dict.fromkeys(PARTS, 0)
         with FlopCounterMode(display=False) as counter:
@@ -281,11 +287,6 @@ class _Side:
                 for part in PARTS
             },
         )
-
-
-def _noise(batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator).to(device)
 
 
 def _shape(images: Tensor) -> str:

@@ -85,7 +85,7 @@ def receptive_field(
         name: to show.
         model: an extractor, whose maps are taken before the norms that it adds, or a classifier. It is put in eval mode
             and on the device.
-        images: uint8 (3, side, side), all of one size.
+        images: uint8 (C, side, side), all of one size, with as many channels as the model takes, or RGB.
         stages: of the map of every stage.
         device: to compute on.
 
@@ -156,8 +156,8 @@ def squared(image: Tensor, side: int) -> Tensor:
     return torch.from_numpy(np.array(pixels.resize((side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
 
-def noise(count: int, side: int) -> Iterator[Tensor]:
-    """Images of uniform noise, uint8 (3, side, side), the same ones each time."""
+def noise(count: int, side: int, channels: int = 3) -> Iterator[Tensor]:
+    """Images of uniform noise, uint8 (channels, side, side), the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
-        yield torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator)
+        yield torch.randint(0, 256, (channels, side, side), dtype=torch.uint8, generator=generator)

@@ -50,12 +50,13 @@ def receptive_field(
     found = []
     for name in models:
         torch.manual_seed(seed)
+        model = find_model(name)
         squares = (
             (fields.squared(folder[index]["image"], size) for index in range(min(count, len(folder))))
             if folder
-            else fields.noise(count, size)
+            else fields.noise(count, size, len(model.mean))
         )
-        found += fields.receptive_field(name, find_model(name), squares, stages, device)
+        found += fields.receptive_field(name, model, squares, stages, device)
     drawn = [Drawn(field.model, field.stride, fields.scaled(field.gradient), field.ratios) for field in found]
     path = Path(output)
     rows = [{name: value for name, value in asdict(field).items() if name != "gradient"} for field in found]

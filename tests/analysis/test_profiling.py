@@ -112,6 +112,9 @@ def test_models_beside_each_other_by_size_and_batch(capsys):
     assert [(item.name, item.height, item.batch) for item in profiles] == [
         (name, height, batch) for height in (32, 64) for batch in (1, 2) for name in ("one", "two")
     ]
+    four = Classification(create_classifier("test_convnext", num_classes=2, in_chans=4), ("a", "b"))
+    both = profile_tasks({"three": tasks["two"], "four": four}, [(32, 32)], forms=["plain"], device="cpu", rounds=1)
+    assert both[1].macs - both[0].macs == 32 * 32 * 24  # of its stem: 24 outputs for 16 pixels of one more channel
     one = [item for item in profiles if item.name == "one"]
     deep = profile_tasks({"one": tasks["one"]}, [(32, 32)], forms=["deep"], device="cpu", rounds=1)[0]
     assert deep.parameters < profile_task(tasks["one"], 32, device="cpu", rounds=1).parameters < one[0].parameters
