@@ -15,19 +15,19 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from lk_downstream.callbacks.pictures import array
 from lk_downstream.callbacks.worst_images import (
     LEAST_SCORE,
     MOST_OBJECTS,
     WorstImages,
     best_first,
-    layer_of_mask,
     layer_of_objects,
     sample_of,
 )
 from lk_downstream.data.classes import default_palette
 from lk_downstream.detectors.boxes import area, iou
 from lk_downstream.reports.files import write_array, write_json, write_table
-from lk_downstream.reports.images import Sample, plain
+from lk_downstream.reports.images import Layer, Sample, encoded_mask, plain
 
 FILE, COUNTS_FILE, IMAGES = "per_image.csv", "per_image.npy", "worst_images.json"
 COUNTS = "counts"  # of a row, and none of its columns
@@ -135,9 +135,9 @@ class SegmentationPerImage(PerImage):
 
     def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
         """Under the masks."""
-        masks = batch["mask"][at].as_subclass(Tensor), outputs["prediction"][at]
-        labels = torch.cat([mask.flatten().unique() for mask in masks]).unique().tolist()
-        layers = dict(zip(("truth", "prediction"), (layer_of_mask(mask, self.palette) for mask in masks)))
+        masks = array(batch["mask"][at]), array(outputs["prediction"][at])
+        labels = np.union1d(*masks).tolist()
+        layers = dict(zip(("truth", "prediction"), (Layer(encoded_mask(mask, self.palette)) for mask in masks)))
         facts = {"worst class": f"{row['worst class']} {100 * row['its IoU']:.1f}"} if row["worst class"] else {}
         labels = [label for label in labels if label < len(task.classes)]
         return sample_of(row["name"], batch["image"][at], row["mIoU"], facts, labels=labels, **layers)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lk_downstream.callbacks.figures import spared
 from lk_downstream.callbacks.pictures import array, shown
-from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_mask, encoded_outline
+from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_outline
 
 WORST, SPREAD = 16, 8  # images of a process
 MOST_OBJECTS, LEAST_SCORE = 30, 0.1  # detections of an image that are kept
@@ -74,11 +74,6 @@ def sample_of(name: str, image: Tensor, figure: float, facts: dict[str, str], **
     """A sample with an image uint8 (3, H, W), and what else :class:`Sample` has."""
     height, width = image.shape[-2:]
     return Sample(name, encoded_image(shown(image)), (width, height), figure, facts, **known)
-
-
-def layer_of_mask(mask: Tensor, palette: Any) -> Layer:
-    """A mask uint8 (H, W) as it lies over its image."""
-    return Layer(encoded_mask(array(mask), palette))
 
 
 def layer_of_objects(
