@@ -236,6 +236,28 @@ def read_tables(path):
     yield lambda: ClassTable("train", str(path.parent), table=path.name, separator="|").found
 
 
+def shards(compression: str = "snappy") -> bytes:
+    """A Parquet file with three images in two row groups, as ``datasets`` writes it."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    note = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    columns = {"image": [{"bytes": image(), "path": f"{n}.png"} for n in range(3)], "label": [0, 1, 0]}
+    table = pyarrow.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": note}})}
+    )
+    write_table(table, file := pyarrow.BufferOutputStream(), row_group_size=2, compression=compression)
+    return file.getvalue().to_pybytes()
+
+
+def read_shards(path):
+    """As images with labels, and as images with masks, if only of some."""
+    from lk_downstream.data import ClassParquet, SegmentationParquet
+
+    yield lambda: [item["image"] for item in ClassParquet("train", str(path))]
+    yield lambda: SegmentationParquet("train", str(path), ["a"], annotation="image").samples
+
+
 def read_annotations(path):
     """As training and evaluation read them."""
     from lk_downstream.data.coco_file import load_content
@@ -309,6 +331,7 @@ KINDS = {
     "LabelMe": (read_polygons, ".json", lambda: [polygons()], None),
     "panoptic": (read_segments, ".json", lambda: [segments()], None),
     "table": (read_tables, ".csv", lambda: [b"file,label\na.jpg,x|y\n\"b\".jpg,\xc3\xa4\n"], None),
+    "Parquet": (read_shards, ".parquet", lambda: [shards(), shards("none"), shards("zstd")], None),
     "results": (read_results, ".json", lambda: [results()], None),
     "YAML": (read_settings, ".yaml", lambda: [CONFIG], None),
     "classes.txt": (read_names, ".txt", lambda: ["\ufeffroad\r\nsky \u00e4\n\ntree\n".encode()], None),

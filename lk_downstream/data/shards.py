@@ -107,6 +107,7 @@ class Shards:
     def schema(self) -> Schema:
         """The columns of the first file."""
         with trust.open_parquet(self.paths[0]) as file:
+            assert file.schema_arrow.names is not None  # they are texts
             return file.schema_arrow
 
     @cached_property
@@ -175,7 +176,7 @@ class Shards:
         if kind.num_fields and kind.get_field_index("path") >= 0:
             tables = [trust.read_parquet(path, f"{column}.path") for path in self.paths]
             found = [row["path"] for table in tables for row in table.column(column).to_pylist() if row]
-            if len(set(found) - {None, ""}) == len(self):
+            if len(set(found)) == len(self) and all(isinstance(path, str) and path for path in found):
                 return found
         return [self.name(row) for row in range(len(self))]
 

@@ -91,7 +91,7 @@ def test_a_row_is_read_with_its_group_alone(tmp_path, monkeypatch):
         dataset[number]
     assert len(dataset.shards._kept) == 4
     monkeypatch.setenv("LK_MAX_FILE_BYTES", "300")
-    with pytest.raises(InputError, match=r"00000-of-00002\.parquet: the column image takes \d+ bytes.* raise LK_MAX"):
+    with pytest.raises(InputError, match=r"00000-of-00002\.parquet: a row group takes \d+ bytes, more.* raise LK_MAX"):
         ClassParquet("train", tmp_path)[0]
 
 
