@@ -172,6 +172,17 @@ def test_predictions_that_are_written_stay(unbroken, place, monkeypatch):
     assert len(list(place.glob("runs/*/prediction_0/labels/*.png"))) == 2
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_evaluation_ends_wherever_it_is_and_leaves_no_figures(number, unbroken, place, monkeypatch, capsys):
+    monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(number, "on_validation_batch_end", 2))
+    checkpoint = unbroken / "runs/demo_segmentation/run_0/checkpoints/last.ckpt"
+    with pytest.raises(SystemExit) as stopped:
+        run(place / "runs", "--ckpt_path", str(checkpoint), kind="validate")
+    assert stopped.value.code == 128 + number
+    assert f"stopped by {signal.Signals(number).name}" in capsys.readouterr().out
+    assert not list(place.glob("runs/*/evaluation_0/metrics.json"))  # of two thirds of the images
+
+
 @pytest.mark.parametrize("batch_size", ["1", "2"])
 def test_a_damaged_image_is_named_and_the_others_are_predicted(batch_size, unbroken, place):
     images = place / "images"
