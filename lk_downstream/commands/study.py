@@ -140,6 +140,7 @@ def _read_file(options: Options) -> None:
     for variant in options.variants:
         if not isinstance(variant, dict) or not {"name"} <= set(variant) <= {"name", "options", "published"}:
             raise InputError(f"{path}: each of the variants takes name, options and published, not {variant!r:.100}")
+        variant["name"] = str(variant["name"])  # such as 7
 
 
 def _value(word: str, text: str) -> Any:
