@@ -81,7 +81,7 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
         labels: 0 or 1, (N,).
     """
     ranked, order = scores.sort(descending=True)
-    hits = labels[order].double().cumsum(0)
+    hits = labels[order].long().cumsum(0).double()  # of whole numbers: sums of floats are not repeatable on every GPU
     last = torch.ones(len(ranked), dtype=torch.bool)  # of those with the same score
     last[:-1] = ranked[:-1] != ranked[1:]
     hits, number = hits[last], torch.arange(1, len(ranked) + 1)[last]

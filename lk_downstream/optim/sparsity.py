@@ -87,7 +87,7 @@ def snip_densities(weights: Mapping[str, Tensor], density: float, gradients: Gra
     if not together.isfinite().all():
         raise InputError("SNIP needs finite gradients, which the first batches do not give: take init: erk")
     kept = max(int(together.numel() * density), 1)
-    threshold = together.kthvalue(together.numel() - kept + 1).values
+    threshold = together.sort().values[together.numel() - kept]  # kthvalue is not repeatable on every GPU
     above = {name: int((score > threshold).sum()) / score.numel() for name, score in known.items()}
     return {name: above.get(name, density) for name in weights}
 

@@ -1,6 +1,7 @@
 """What timm, and tools on its models, expect; see also integrations/timm_suite.py."""
 
 import copy
+import functools
 import itertools
 import pickle
 
@@ -193,10 +194,22 @@ def test_a_new_head_has_the_type_device_and_mode_of_its_model(family, training):
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
+@functools.cache
+def timm_refuses(pool):
+    """Whether timm's own model with a norm behind the pooling refuses one of another width; 1.0.21 does not."""
+    try:
+        timm.create_model("convnext_atto", global_pool=pool, device="meta")
+    except AssertionError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", "fast", "fastmax", "fastcatavgmax", ""])
 @pytest.mark.parametrize("classes", [0, 5])
 def test_every_pooling(family, pool, classes):
     x, other = torch.randn(2, 3, 64, 64), create(family)
+    if pool.endswith("catavgmax") and family in ISOTROPIC and not timm_refuses(pool):
+        pytest.skip("timm makes a head of other widths, and says nothing")
     if pool.endswith("catavgmax") and family != "test_replknet":  # a norm behind the pooling has its width
         with pytest.raises(AssertionError, match="width"):
             create(family, num_classes=classes, global_pool=pool)

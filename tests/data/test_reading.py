@@ -149,7 +149,9 @@ def _bomb(kind, side):
 
 
 def test_more_pixels_than_the_default_limit(tmp_path):
-    for number, content in enumerate((_bomb("PNG", 15_000), b"\xff\xd8\xff\xc0\0\x0b\x08\xea\x60\xea\x60\1\1\x11\0")):
+    jpeg = _bomb("JPEG", 8)
+    place = jpeg.index(b"\xff\xc0") + 5  # of height and width
+    for number, content in enumerate((_bomb("PNG", 15_000), jpeg[:place] + 2 * b"\xea\x60" + jpeg[place + 4 :])):
         path = tmp_path / f"{number}.png"
         path.write_bytes(content)
         for read in (read_picture, read_mask):

@@ -137,7 +137,9 @@ def test_devices_that_do_not_mix_are_those_of_pytorch():
         theirs = verdicts(torch.ones(2, 2, device="cuda"), torch.ones(2, 2))
     with Pretended("cuda"):
         ours = verdicts(torch.ones(2, 2, device="cuda"), torch.ones(2, 2))
-    assert ours == theirs
+    older = {"places", "set", "copy"}  # which a GPU takes, and the FakeTensor of PyTorch 2.9 does not
+    assert {name: ours[name] for name in cases} == {**theirs, **{name: theirs[name] or ours[name] for name in older}}
+    assert all(ours[name] for name in older)
     assert Counter(ours.values()) == {True: 4, False: 5}
 
 

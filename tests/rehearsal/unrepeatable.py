@@ -26,6 +26,8 @@ DOCUMENTED = {
     "aten.nll_loss2d_backward": "torch.nn.NLLLoss",
     "aten._ctc_loss_backward": "torch.nn.CTCLoss",
     "aten._embedding_bag_dense_backward": "torch.nn.EmbeddingBag",
+    "aten.cumsum": "torch.cumsum",  # of floats, until 2.9
+    "aten.kthvalue": "torch.kthvalue",  # until 2.9
     "aten.put": "torch.Tensor.put_",
     "aten.put_": "torch.Tensor.put_",
     "aten.histc": "torch.histc",
@@ -38,6 +40,7 @@ DOCUMENTED = {
     "aten.scatter_reduce_": "torch.Tensor.scatter_reduce",
 }
 NOT_OURS = {"torch.nn.functional.interpolate", "torch.nn.MaxUnpool1d", "torch.Tensor.resize_"}  # by mode; 2d; quantized
+OLDER = {"torch.nn.MaxPool3d", "torch.cumsum", "torch.kthvalue"}  # that refuse in PyTorch 2.9
 TORCHVISION = {
     "torchvision._roi_align_backward",
     "torchvision._roi_pool_backward",
@@ -48,6 +51,7 @@ TORCHVISION = {
 # Of an operator that refuses in some cases only: what of its use refuses.
 CASES = {
     "aten.bincount": lambda use: use.tensors > 1,
+    "aten.cumsum": lambda use: use.dtype is not None and use.dtype.is_floating_point,
     "aten.median": lambda use: use.overload == "dim",
     "aten.nanmedian": lambda use: use.overload == "dim",
     "aten.scatter_reduce": lambda use: "prod" in use.arguments,
