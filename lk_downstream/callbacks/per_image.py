@@ -20,9 +20,9 @@ from lk_downstream.callbacks.worst_images import (
     LEAST_SCORE,
     MOST_OBJECTS,
     WorstImages,
-    best_first,
     layer_of_objects,
     sample_of,
+    worst_first,
 )
 from lk_downstream.data.classes import default_palette
 from lk_downstream.detectors.boxes import area, iou
@@ -100,7 +100,7 @@ class PerImage(L.Callback):
             key = heading[1]
             rows.sort(key=lambda row: (math.isnan(row[key]), row[key], row["name"]))
             write_table(Path(folder) / FILE, heading, ([row[name] for name in heading] for row in rows))
-            samples = best_first([sample for _, part in parts for sample in part])
+            samples = worst_first([sample for _, part in parts for sample in part])
             write_json(Path(folder) / IMAGES, plain(samples, key, task.classes, self.palette, len(rows)))
 
 

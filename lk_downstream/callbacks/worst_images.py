@@ -62,8 +62,8 @@ class WorstImages:
         return [sample for _, _, sample in self.worst] + self.others
 
 
-def best_first(samples: list[Sample]) -> list[Sample]:
-    """The worst of all samples and the rest of them, as many as a process keeps, the worst first."""
+def worst_first(samples: list[Sample]) -> list[Sample]:
+    """Of the samples of all processes the worst, and some of the rest, the worst first."""
     ordered = sorted(samples, key=lambda sample: (math.isnan(sample.figure), sample.figure, sample.name))
     rest = ordered[WORST:]
     step = max(1, math.ceil(len(rest) / SPREAD))
