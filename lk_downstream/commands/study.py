@@ -73,19 +73,22 @@ def main(args: list[str]) -> int:
     study = Study(Path(options.folder), tuple(options.words), plan(options.axes, options.variants))
     study.begin()
     _say(f"{len(study.runs)} runs of {len(dict.fromkeys(run.variant for run in study.runs))} models in {study.folder}")
-    from lk_downstream.stopping import Signals
+    from lk_downstream.stopping import Signals, Stopped
 
-    with Signals() as signals:
-        failed = _estimate(study, options.jobs) if options.estimate or options.plan else set()
-        if options.plan:
-            return 0
-        signals.deferred = True
-        _work(study, options.jobs, lambda: signals.received is not None, failed)
-        signals.deferred = False
-        if signals.received:
-            _say("the same command goes on with the study")
-            return 128 + signals.received
-        return _conclude(study, options)
+    try:
+        with Signals() as signals:
+            failed = _estimate(study, options.jobs) if options.estimate or options.plan else set()
+            if options.plan:
+                return 0
+            signals.deferred = True  # a run that is being done writes its checkpoint first
+            _work(study, options.jobs, lambda: signals.received is not None, failed)
+            signals.deferred = False
+            if signals.received:
+                raise Stopped(signals.received)
+            return _conclude(study, options)
+    except Stopped as stopped:
+        _say(f"{stopped}; the same command goes on with the study")
+        return stopped.status
 
 
 def read(args: Iterable[str]) -> Options:
