@@ -253,6 +253,9 @@ def _do(
     environment: Mapping[str, str],
 ) -> None:
     folder, command = study.folder / run.name, study.command(run)
+    if any(map(_is_done, study.attempts(run)[-1:])):
+        _write(folder / STATE, {"state": "finished"})
+        return
     resumed = any(word.startswith("--ckpt_path=") for word in command)
     say(f"{shown} {'goes on' if resumed else 'begins'}; its output is in {folder / LOG}")
     began = time.monotonic()
@@ -265,6 +268,7 @@ def _do(
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environment},
             start_new_session=True,  # a Ctrl-C is ours to pass on
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         status = _wait(process, lambda: stopped() or taken.lost)
     took = f"{(time.monotonic() - began) / 60:.1f} min"
@@ -281,6 +285,21 @@ def _do(
         return
     _write(folder / STATE, {"state": "finished"})
     say(f"{shown} is finished after {took}")
+
+
+def _end_with_parent() -> None:
+    """Let this process, before it becomes a run, get SIGTERM when the study is killed, whose claim is then void."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _is_done(attempt: Path) -> bool:
+    """Whether a run has validated its last step, of which the process that watched it did not live to take note."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        steps = trust.read_yaml(attempt / "config.yaml")["trainer"]["max_steps"]
+        return steps > 0 and trust.read_json(attempt / "metrics.json")["last"]["step"] >= steps
+    return False
 
 
 def _wait(process: subprocess.Popen, ended: Callable[[], bool]) -> int:

@@ -1,6 +1,7 @@
 """Studies: plans, runs side by side, stops, failures; the runs themselves are a stand-in for ``lk-downstream fit``."""
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -132,6 +133,40 @@ def test_a_study_that_is_stopped_goes_on_from_its_checkpoint(tmp_path, stand_in)
     (run,) = made.finished()["slow"]
     assert len(made.attempts(made.runs[0])) == 2
     assert run.folder.name == "run_1"
+
+
+def test_a_run_that_is_complete_is_not_done_again_where_nobody_lived_to_note_it(tmp_path, stand_in):
+    made = study(tmp_path / "s", {"model.name": ["quick"]})
+    work(made, lambda line: None, lambda: False)
+    (attempt,) = made.attempts(made.runs[0])
+    (attempt / "config.yaml").write_text("trainer: {max_steps: 10}", encoding="utf-8")
+    (tmp_path / "s" / "quick" / studies.STATE).unlink()
+    said = []
+    work(made, said.append, lambda: False)
+    assert states(made) == {"quick": "finished"}
+    assert said == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told of its parent's end")
+def test_a_killed_study_takes_its_run_with_it(tmp_path, stand_in):
+    study(tmp_path / "s", {"model.name": ["slow"]})
+    program = (
+        "import sys; from pathlib import Path; from lk_downstream import study\n"
+        f"study.PROGRAM = {studies.PROGRAM!r}\n"
+        "study.work(study.Study.read(Path(sys.argv[1])), print, lambda: False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "s")])
+    log = tmp_path / "s" / "slow" / studies.LOG
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and "step 0" in log.read_text(encoding="utf-8")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    kept = tmp_path / "s" / "slow" / "config" / "run_0" / "checkpoints" / "last.ckpt"
+    while not kept.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert json.loads(kept.read_text(encoding="utf-8")) < 10
+    assert states(Study.read(tmp_path / "s")) == {"slow": "waiting"}
 
 
 def test_two_workers_share_a_study(tmp_path, stand_in):
