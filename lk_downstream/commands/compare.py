@@ -75,5 +75,5 @@ def conclude(
     console.print("", as_text(columns(found)), sep="\n")
     for sentence in found.notes():
         console.print(sentence, markup=False, highlight=False)
-    for path in write(found, folder, f"Comparison of {len(found.models)} models", commands):
+    for path in write(found, folder, f"Comparison: {folder.absolute().name}", commands):
         console.print(f"{path.name:<16} {shown_path(path)}", markup=False, highlight=False)
