@@ -16,7 +16,8 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def test_every_config_is_found_by_its_name_from_any_folder():
-    assert config_files.names() == sorted(path.stem for path in CONFIGS.iterdir())
+    assert config_files.names() == sorted(path.stem for path in CONFIGS.iterdir() if path.is_file())
+    assert config_files.studies() == sorted(path.stem for path in (CONFIGS / "studies").iterdir())
     for name in config_files.names():
         assert config_files.find(name) == config_files.find(f"{name}.yaml") == CONFIGS / f"{name}.yaml"
         config_files.resolve(["--config", name])

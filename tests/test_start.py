@@ -120,6 +120,7 @@ def test_the_wheel_holds_the_command_and_every_config(wheel):
         entries = next(name for name in names if name.endswith("entry_points.txt"))
         assert "lk-downstream = lk_downstream.__main__:main" in archive.read(entries).decode()
     assert {f"lk_downstream/configs/{name}.yaml" for name in config_files.names()} <= names
+    assert {f"lk_downstream/configs/studies/{name}.yaml" for name in config_files.studies()} <= names
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lk_downstream").rglob("*.py")}
     assert code <= names
     assert {f"lk_downstream/reports/templates/{name}" for name in ("page.html", "page.css", "page.js")} <= names
