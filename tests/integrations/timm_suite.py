@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import timm
 
-from lk_downstream.backbones import convnext_isotropic, replknet, slak
+from lk_downstream.backbones import convnext_isotropic, modern_resnet, replknet, slak
 from lk_downstream.backbones.formats import to_model_keys
 
-OURS = sorted(timm.list_models(module=["replknet", "slak", "convnext_isotropic"]))
-SMALL = ["test_replknet", "test_slak", "convnext_isotropic_small"]
+OURS = sorted(timm.list_models(module=["replknet", "slak", "convnext_isotropic", "modern_resnet"]))
+SMALL = ["test_replknet", "test_slak", "test_modern_resnet", "convnext_isotropic_small"]
 
 # Tests that name models of their own, and what they are given instead: values for "model_name" and what goes with it.
 REPLACED = {
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     """Download, unpack the tests alone (the package is the installed one) and run them; pytest's exit code."""
     for place in (timm, timm.models):
         place.list_models = restricted(place.list_models)
-    for module in (replknet, slak, convnext_isotropic):
+    for module in (replknet, slak, convnext_isotropic, modern_resnet):
         module.checkpoint_filter_fn = to_model_keys  # the name under which timm's tests look for it
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm"]
