@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
@@ -78,4 +79,11 @@ def _load() -> None:
     for name in ("lk_downstream.ops", "lk_downstream.cli"):
         importlib.import_module(name)
     gc.freeze()
+    atexit.register(_thaw)
     gc.enable()
+
+
+def _thaw() -> None:
+    """Let Python free everything at its end, else Triton (3.9) speaks of leaks at length; and search only once."""
+    gc.disable()
+    gc.unfreeze()
