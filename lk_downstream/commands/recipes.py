@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import re
 import sys
 import textwrap
 
@@ -84,6 +85,8 @@ def _load() -> None:
 
 
 def _thaw() -> None:
-    """Let Python free everything at its end, else Triton (3.9) speaks of leaks at length; and search only once."""
-    gc.disable()
-    gc.unfreeze()
+    """Let Python free all at its end where Triton speaks of leaks otherwise, from 3.9 on; but search only once."""
+    version = getattr(sys.modules.get("triton"), "__version__", "0.0")
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (3, 9):
+        gc.disable()
+        gc.unfreeze()
