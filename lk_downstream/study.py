@@ -322,6 +322,7 @@ def _tail(path: Path, start: int = 0) -> str:
 
 
 def _write(path: Path, content: Any) -> None:
+    """Write JSON so that the file is complete at any time, also where several processes write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -124,7 +124,7 @@ def _gradients(model: Backbone | Classifier, x: Tensor, stages: bool) -> Iterato
     for number, (stride, values) in enumerate(maps):
         centre = values[:, :, values.shape[2] // 2, values.shape[3] // 2].relu().sum()
         (gradient,) = torch.autograd.grad(centre, x, retain_graph=number + 1 < len(maps))
-        yield stride, gradient.relu().sum((0, 1)).double().cpu().numpy()
+        yield stride, gradient.relu().sum((0, 1)).cpu().double().numpy()
 
 
 def stage_maps(model: Backbone | Classifier, x: Tensor) -> list[tuple[int, Tensor]]:
