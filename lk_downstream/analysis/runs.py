@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from lk_downstream import trust
 from lk_downstream.analysis import significance
+from lk_downstream.analysis.models import checkpoint_of
 from lk_downstream.analysis.significance import Scores
 from lk_downstream.errors import InputError
 from lk_downstream.reports.curves import read_series
@@ -84,7 +86,7 @@ def read_run(folder: Path, earlier: Sequence[Path] = ()) -> Run:
             settings=flat(trust.read_yaml(config)),
             curve=curve,
             scores=_scores(folder),
-            checkpoint=_best_checkpoint(folders),
+            checkpoint=_best_checkpoint(folders, int(steps[0])),
         )
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise InputError(f"{report} is not what a run writes ({type(error).__name__}: {error})") from error
@@ -124,14 +126,15 @@ def _curve(path: Path, name: str) -> dict[int, float]:
     return dict(zip(map(int, steps), map(float, values)))
 
 
-def _best_checkpoint(folders: Sequence[Path]) -> Path | None:
-    """The newest one beside the last step's, which may lie with a run that the last one went on from."""
+def _best_checkpoint(folders: Sequence[Path], step: int) -> Path | None:
+    """That of the best step, which may lie with a run that the last one went on from; else what the last one has."""
     for folder in reversed(folders):
-        found = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.name != "last.ckpt"]
-        if found:
-            return max(found, key=lambda path: path.stat().st_mtime)
-    last = folders[-1] / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else None
+        path = folder / "checkpoints" / f"best_step={step}.ckpt"
+        if path.is_file():
+            return path
+    with suppress(InputError):
+        return checkpoint_of(folders[-1])
+    return None
 
 
 def _scores(folder: Path) -> Scores | None:
