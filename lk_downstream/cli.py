@@ -155,7 +155,7 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             config.return_predictions = False  # a callback writes them; together they may not fit into memory
         if self.subcommand == "validate":
-            config.verbose = False  # the report has the figures
+            config.verbose = False  # the report has the metrics
         stops = config.get("print_groups") or config.get("show_batches")
         if checkpoint or config.model.init_args.get("weights") or stops:
             backbone.weights = None
@@ -210,7 +210,7 @@ class CLI(LightningCLI):
         training, logged = self.subcommand == "fit", options.get("logger") is not False
         own = [*([LearningRateMonitor("step")] if training and logged else []), *([Curves()] if training else [])]
         own += [RunProgress(), Stopping(self.signals)]
-        if self.subcommand in COMMANDS:  # the figures of a robustness evaluation are not those of a validation
+        if self.subcommand in COMMANDS:  # the metrics of a robustness evaluation are not those of a validation
             own += [RunPage(), RunReport(shlex.join(["lk-downstream", COMMANDS[self.subcommand], *self.words]))]
         if str(options.get("strategy")).startswith(("auto", "ddp", "single")):  # others have formats of their own
             plugins = options.get("plugins") or []

@@ -1,6 +1,6 @@
 """Merged networks as files that other programs run: ONNX and ``torch.export``.
 
-What is exported takes pictures as they are (uint8, RGB), in batches and sizes of any number, and holds nothing but
+What is exported takes images as they are (uint8, RGB), in batches and sizes of any number, and holds nothing but
 PyTorch's own operators, or ONNX's. A file appears under its name only when it has been run, and has given what the
 original network gives.
 """
@@ -41,7 +41,7 @@ SINGLE_FILE = 1_800_000_000  # bytes of weights that fit into one ONNX file, whi
 
 
 class Network(nn.Module):
-    """Pictures uint8 (N, 3, H, W), RGB -> outputs, as :attr:`names` has them.
+    """Images uint8 (N, 3, H, W), RGB -> outputs, as :attr:`names` has them.
 
     Attributes:
         names: of the outputs.
@@ -56,9 +56,9 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1))
 
-    def normalize(self, pictures: Tensor) -> Tensor:
-        """Pictures uint8 -> input of the network, of the type of its parameters."""
-        return ((pictures.float() - self.mean) / self.std).to(next(self.parameters()).dtype)
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images uint8 -> input of the network, of the type of its parameters."""
+        return ((images.float() - self.mean) / self.std).to(next(self.parameters()).dtype)
 
 
 class Classifier(Network):
@@ -72,24 +72,24 @@ class Classifier(Network):
         super().__init__(mean, std)
         self.model = model
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        return self.model(self.normalize(pictures))
+        return self.model(self.normalize(images))
 
 
 class Segmenter(Network):
-    """Logits (N, classes, H, W) at the size of the pictures, without auxiliary head, in one pass over the whole."""
+    """Logits (N, classes, H, W) at the size of the images, without auxiliary head, in one pass over the whole."""
 
     def __init__(self, task: Segmentation):
         super().__init__(task.backbone.mean, task.backbone.std)
         self.backbone, self.head = task.backbone, task.head
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         # Contiguous, as torch.export else asks of SLaK's channels-last maps in which order they lie at every width.
-        maps = [maps.contiguous() for maps in self.backbone(self.normalize(pictures))]
+        maps = [maps.contiguous() for maps in self.backbone(self.normalize(images))]
         logits = self.head(maps)
-        return F.interpolate(logits, pictures.shape[-2:], mode="bilinear", align_corners=self.head.align_corners)
+        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=self.head.align_corners)
 
 
 class Points(Network):
@@ -97,20 +97,20 @@ class Points(Network):
 
     ``boxes`` (N, P, 4) as x1, y1, x2, y2 in pixels, ``scores`` (N, P, classes) in 0..1 and, of FCOS, ``centerness``
     (N, P) in 0..1, with which scores are multiplied for ranking. P counts the points (or anchors) of all levels, finest
-    first. How many detections of a picture remain differs from picture to picture, which no batch of fixed form holds:
+    first. How many detections of an image remain differs from image to image, which no batch of fixed form holds:
     the threshold, and non-maximum suppression within each class, are left to the caller (here ``Selection``).
     """
 
-    least = 160  # of smaller pictures the coarsest level has one cell
+    least = 160  # of smaller images the coarsest level has one cell
 
     def __init__(self, detector: OneStageDetector):
         super().__init__(detector.backbone.mean, detector.backbone.std)
         self.backbone, self.neck, self.head = detector.backbone, detector.neck, detector.bbox_head
         self.names = ("boxes", "scores", *(("centerness",) if isinstance(self.head, FCOSHead) else ()))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        outputs = self.head(self.neck(self.backbone(self.normalize(pictures))))
+        outputs = self.head(self.neck(self.backbone(self.normalize(images))))
         scores = torch.cat(outputs.logits, 1).sigmoid()
         if isinstance(self.head, FCOSHead):
             boxes = from_distances(torch.cat(outputs.points), torch.cat(outputs.distances, 1))
@@ -228,7 +228,7 @@ def _program(network: Network, shapes: tuple[dict[int, Dim]]) -> ExportedProgram
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # also what torch.export raises
         reason = next((line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")), str(error))
         raise InputError(
-            f"the network cannot be exported for pictures of any size: {reason.splitlines()[0]}; a backbone may need "
+            f"the network cannot be exported for images of any size: {reason.splitlines()[0]}; a backbone may need "
             "sizes that are multiples of 32 (--multiple 32)"
         ) from error
 
@@ -239,7 +239,7 @@ Runner = Callable[[Tensor], Sequence[Tensor]]
 def _write_pt2(program: ExportedProgram, names: Sequence[str], shapes: tuple, path: Path) -> Runner:
     torch.export.save(program, path)
     module = torch.export.load(path).module()
-    return lambda pictures: _tuple(module(pictures))
+    return lambda images: _tuple(module(images))
 
 
 def _write_onnx(program: ExportedProgram, names: Sequence[str], shapes: tuple, path: Path) -> Runner:
@@ -259,7 +259,7 @@ def _write_onnx(program: ExportedProgram, names: Sequence[str], shapes: tuple, p
         )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda pictures: [torch.from_numpy(array) for array in session.run(None, {name: pictures.numpy()})]
+    return lambda images: [torch.from_numpy(array) for array in session.run(None, {name: images.numpy()})]
 
 
 WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
@@ -267,13 +267,13 @@ WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
 
 @torch.no_grad()
 def _compare(original: Network, run: Runner, file: str, multiple: int) -> dict[str, float]:
-    """Largest difference of each output, in standard deviations of the original's, over pictures of several sizes."""
+    """Largest difference of each output, in standard deviations of the original's, over images of several sizes."""
     generator = torch.Generator().manual_seed(0)
     worst = dict.fromkeys(original.names, 0.0)
     for batch, *size in TRIED:
         height, width = (-(-max(side, original.least) // multiple) * multiple for side in size)
-        pictures = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
-        for name, expected, got in zip(original.names, _tuple(original(pictures)), run(pictures)):
+        images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+        for name, expected, got in zip(original.names, _tuple(original(images)), run(images)):
             if got.shape != expected.shape:
                 raise RuntimeError(f"{file} gives {name} of {tuple(got.shape)} and not {tuple(expected.shape)}")
             difference = ((got - expected).abs().max() / expected.std()).item()

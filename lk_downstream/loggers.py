@@ -16,9 +16,9 @@ FOLDERS = ("mlruns", "wandb")  # that loggers make before the first step
 
 
 class TableWriter(ExperimentWriter):
-    """Writes ``metrics.csv`` so that a run that is killed leaves all figures, in whole rows.
+    """Writes ``metrics.csv`` so that a run that is killed leaves all metrics, in whole rows.
 
-    Lightning's writes the file anew, in its place, whenever a figure comes with a new name.
+    Lightning's writes the file anew, in its place, whenever a metric comes with a new name.
     """
 
     def save(self) -> None:

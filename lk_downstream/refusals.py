@@ -75,7 +75,7 @@ def _outside(error: Exception) -> str | None:
         tasks = "let --trainer.devices be the tasks of a node (--ntasks-per-node) and --trainer.num_nodes the --nodes"
         return f"{one_line(error)} {tasks}"
     if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel"):
-        return "batch norm needs more than one picture in a batch of a device: raise data.batch_size"
+        return "batch norm needs more than one image in a batch of a device: raise data.batch_size"
     # Lightning's word for settings that do not go together
     return one_line(error) if isinstance(error, MisconfigurationException) else None
 

@@ -68,4 +68,3 @@ def requeue() -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         said = f"could not be requeued: {error}"
     print(f"job {number} {said}", flush=True)
-

@@ -32,15 +32,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def without_figures(monkeypatch):
-    """Runs draw nothing, which takes longer than a few steps of a tiny network; the figures have tests of their own."""
-    picture = np.zeros((2, 2, 3), dtype=np.uint8)
+def without_plots(monkeypatch):
+    """Runs draw nothing, which takes longer than a few steps of a tiny network; the metrics have tests of their own."""
+    image = np.zeros((2, 2, 3), dtype=np.uint8)
     for name in (
-        *("reports.curves.draw_curves", "reports.curves.write_image", "callbacks.pictures.segmentation_grid"),
+        *("reports.curves.draw_curves", "reports.curves.write_image", "callbacks.prediction_grid.segmentation_grid"),
         *("callbacks.classification_plots.reliability_diagram", "callbacks.classification_plots.draw_pairs"),
-        *("callbacks.confusion.draw_matrix", "callbacks.figures.write_image", "callbacks.page.write_run_page"),
+        *("callbacks.confusion.draw_matrix", "callbacks.plots.write_image", "callbacks.page.write_run_page"),
     ):
-        monkeypatch.setattr(f"lk_downstream.{name}", lambda *args, **options: picture)
+        monkeypatch.setattr(f"lk_downstream.{name}", lambda *args, **options: image)
 
 
 @pytest.fixture

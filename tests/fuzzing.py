@@ -184,9 +184,9 @@ def tensors() -> bytes:
 def read_image(path):
     """As an image, and as a mask."""
     from lk_downstream.data.mask_files import read_mask
-    from lk_downstream.data.reading import read_picture
+    from lk_downstream.data.reading import load_image
 
-    yield lambda: read_picture(path)
+    yield lambda: load_image(path)
     yield lambda: read_mask(path)
 
 
@@ -243,9 +243,7 @@ def shards(compression: str = "snappy") -> bytes:
 
     note = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
     columns = {"image": [{"bytes": image(), "path": f"{n}.png"} for n in range(3)], "label": [0, 1, 0]}
-    table = pyarrow.table(columns).replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": note}})}
-    )
+    table = pyarrow.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": note}})})
     write_table(table, file := pyarrow.BufferOutputStream(), row_group_size=2, compression=compression)
     return file.getvalue().to_pybytes()
 

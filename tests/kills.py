@@ -21,7 +21,7 @@ from PIL import Image
 from test_resume import RUNS
 
 from lk_downstream.callbacks import CheckpointFiles
-from lk_downstream.callbacks.figures import Figures
+from lk_downstream.callbacks.plots import Plots
 from lk_downstream.loggers import TableWriter
 from lk_downstream.reports.files import write_json
 from lk_downstream.tasks import Classification, Detection, Segmentation
@@ -35,7 +35,7 @@ PLACES = {
     "step": ((_AutomaticOptimization.run,), 8),
     "validation": ([getattr(task, name) for task in TASKS for name in VALIDATION], 6),
     "checkpoint": ((CheckpointFiles.save_checkpoint,), 8),
-    "drawing": ((Figures.on_validation_end,), 2),
+    "drawing": ((Plots.on_validation_end,), 2),
     "tables": ((write_json, TableWriter.save), 3),
 }
 OF_CODE = {function.__code__: place for place, (functions, _) in PLACES.items() for function in functions}
@@ -169,7 +169,7 @@ def kill_at_random(kind, folder, times, seed=0):
 
 
 def assert_same(checkpoint, expected):
-    """Whether a run has ended with the weights and the best figures of the unbroken one."""
+    """Whether a run has ended with the weights and the best metrics of the unbroken one."""
     ours, theirs = at(checkpoint, "state_dict"), at(expected, "state_dict")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -27,15 +27,15 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Generated pictures in ImageNet's layout."""
-    root = tmp_path_factory.mktemp("pictures") / "imagenet"
+def images(tmp_path_factory):
+    """Generated images in ImageNet's layout."""
+    root = tmp_path_factory.mktemp("images") / "imagenet"
     write_imagenet(root, Synthetic(train=12, val=7, size=(48, 64)))
     return root
 
 
 @pytest.mark.parametrize("stem", one_of_each_kind(CONTENT, STEMS))
-def test_two_steps_and_one_evaluation(stem, pictures, tmp_path, monkeypatch, without_figures):
+def test_two_steps_and_one_evaluation(stem, images, tmp_path, monkeypatch, without_plots):
     monkeypatch.chdir(tmp_path)
     content = CONTENT[stem]
     name = content["model"]["init_args"]["backbone"]["init_args"]["name"]
@@ -51,7 +51,7 @@ def test_two_steps_and_one_evaluation(stem, pictures, tmp_path, monkeypatch, wit
         "trainer.log_every_n_steps": 1,
         "checkpoint.save_top_k": 0,
         "model.backbone.weights": "null",
-        "data.dataset.root": str(pictures / "train" if many else pictures),
+        "data.dataset.root": str(images / "train" if many else images),
         "data.batch_size": 4,
         "data.size": 32,
         "data.workers": 0,

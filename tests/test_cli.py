@@ -62,10 +62,10 @@ def test_a_run_leaves_its_files(folder, run):
     assert checkpoints[-1] == "last.ckpt"
     assert re.fullmatch(r"best_step=[24].ckpt", checkpoints[0])
     assert len(checkpoints) == 2
-    figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert figures["last"]["step"] == 4
-    assert set(figures["best"]["summary"]) == {"mIoU", "mAcc", "aAcc", "mF1", "mPrecision"}
-    assert len(figures["best"]["classes"]["IoU"]) == 19
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["last"]["step"] == 4
+    assert set(metrics["best"]["summary"]) == {"mIoU", "mAcc", "aAcc", "mF1", "mPrecision"}
+    assert len(metrics["best"]["classes"]["IoU"]) == 19
     assert not [path for path in folder.rglob("*") if ".part" in path.name or ".tmp" in path.name]
 
 
@@ -227,8 +227,8 @@ def test_the_config_is_printed(capsys):
         (["--trainer.val_check_interval", "0"], "trainer.val_check_interval is 0: it must be at least 1"),
         (["--trainer.default_root_dir", DEMO], "--trainer.default_root_dir: cannot make"),
         (["--checkpoint.every_n_steps", "0"], "checkpoint.every_n_steps is 0: it must be at least 1"),
-        (["--data.batch_size", "1"], "batch norm needs more than one picture"),
-        (["--checkpoint.monitor", "val/miou"], "the task has no figure 'val/miou'; did you mean 'val/mIoU'?"),
+        (["--data.batch_size", "1"], "batch norm needs more than one image"),
+        (["--checkpoint.monitor", "val/miou"], "the task has no metric 'val/miou'; did you mean 'val/mIoU'?"),
         (["--model.backbone.drop_path_rate", "1.5"], "drop_path_rate is 1.5"),
     ],
 )

@@ -32,8 +32,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def own_pictures(root):
-    """Generated pictures and masks in the layout of SegmentationFolder."""
+def own_images(root):
+    """Generated images and masks in the layout of SegmentationFolder."""
     write_cityscapes(root.with_name("streets"), Synthetic(train=4, val=1, size=(48, 64)))
     for split in ("train", "val"):
         for kind, tree in (("images", "leftImg8bit"), ("annotations", "gtFine")):
@@ -52,7 +52,7 @@ def test_form(path):
 
 
 @pytest.mark.parametrize("stem", one_of_each_kind(CONTENT, SEGMENTATION))
-def test_two_steps_and_one_picture(stem, tmp_path, capsys, without_figures):
+def test_two_steps_and_one_image(stem, tmp_path, capsys, without_plots):
     model = CONTENT[stem]["model"]["init_args"]
     family = model["backbone"]["init_args"]["name"].split("_")[0]
     overrides = {
@@ -80,7 +80,7 @@ def test_two_steps_and_one_picture(stem, tmp_path, capsys, without_figures):
     if SMALL[family]:
         overrides["model.backbone.dict_kwargs"] = SMALL[family]
     if "SegmentationFolder" in str(CONTENT[stem]["data"]):
-        own_pictures(tmp_path / "data")
+        own_images(tmp_path / "data")
         del overrides["data.synthetic"]
     words = [
         f"--{name}={value if isinstance(value, (str, Path)) else json.dumps(value)}"
@@ -151,7 +151,7 @@ def check_recipe(cli, stem):
 @pytest.mark.parametrize("path", DOWNSTREAM, ids=lambda path: path.stem)
 def test_instantiated_at_its_own_size_by_the_published_recipe(path, capsys, monkeypatch):
     if "SegmentationFolder" in str(CONTENT[path.stem]["data"]):  # whose classes stand in a file
-        own_pictures(Path("data/own"))
+        own_images(Path("data/own"))
     made, after = [], CLI.after_instantiate_classes
     monkeypatch.setattr(CLI, "after_instantiate_classes", lambda cli: (made.append(cli), after(cli)))
     with torch.device("meta"), pytest.raises(SystemExit) as stop:  # no memory, no data, no weights
@@ -172,7 +172,7 @@ def test_the_multi_scale_rule_of_the_first_lines(path, capsys):
         main("validate", ["--config", str(path), "--model.inference", value, "--print_config"])
     inference = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["inference"]
     assert inference["class_path"].endswith(".MultiScale")
-    # ConvNeXt's are of whole pictures; RepLKNet's by the rule of the single-scale figure (recipes of the authors).
+    # ConvNeXt's are of whole images; RepLKNet's by the rule of the single-scale result (recipes of the authors).
     rule, single = inference["init_args"]["rule"], CONTENT[path.stem]["model"]["init_args"]["inference"]
     kind, options = ("Whole", {}) if rule is None else (rule["class_path"].split(".")[-1], rule["init_args"])
     assert kind == ("Whole" if "convnext" in path.stem else single["class_path"])

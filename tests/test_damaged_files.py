@@ -6,7 +6,7 @@ import sys
 import fuzzing
 import pytest
 
-from lk_downstream.data.reading import read_picture
+from lk_downstream.data.reading import load_image
 
 # The whole test takes 20 s of a core with 40; some hundreds or thousands are for a quiet hour.
 COUNT = int(os.environ.get("LK_FUZZ", 40))
@@ -40,7 +40,7 @@ def test_faults_would_be_found(content, answer, monkeypatch):
             elif what == b"trace":
                 raise KeyError
             elif what == b"x":
-                read_picture("other.png")
+                load_image("other.png")
 
         yield read
 

@@ -51,16 +51,16 @@ OUTPUTS = {
 }
 
 
-def run(path, pictures):
+def run(path, images):
     """Outputs of a file, by a program that knows nothing of this package."""
     if path.suffix == ".pt2":
         program = torch.export.load(path)
         assert not any("lk_downstream" in str(node.target) for node in program.graph.nodes)
-        return export._tuple(program.module()(pictures))
+        return export._tuple(program.module()(images))
     onnx, onnxruntime = (importlib.import_module(name) for name in ("onnx", "onnxruntime"))
     assert {node.domain for node in onnx.load(path).graph.node} == {""}
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(array) for array in session.run(None, {"pictures": pictures.numpy()})]
+    return [torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()})]
 
 
 @needs_onnx
@@ -69,15 +69,15 @@ def test_files_give_what_the_network_gives_at_any_size(make, tmp_path, randomize
     model = randomized(make())
     done = export.export(model, tmp_path / "folder" / "net")
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["net.onnx", "net.pt2"]
-    pictures = torch.randint(0, 256, (5, 3, 165, 309), dtype=torch.uint8)  # unlike those that `export` itself tries
+    images = torch.randint(0, 256, (5, 3, 165, 309), dtype=torch.uint8)  # unlike those that `export` itself tries
     with torch.no_grad():
-        expected = export._tuple(export.network(model)(pictures))
+        expected = export._tuple(export.network(model)(images))
     for file in done:
         assert tuple(file.differences) == OUTPUTS[make]
         assert max(file.differences.values()) < 1e-4
         if file.path.suffix == ".pt2" and make is not classifier:
             continue  # loading takes seconds, and `export` has done it
-        for got, reference in zip(run(file.path, pictures), expected):
+        for got, reference in zip(run(file.path, images), expected):
             torch.testing.assert_close(got, reference, rtol=0, atol=1e-4 * reference.std().item())
 
 
@@ -98,22 +98,22 @@ def test_tasks_and_detectors_are_told_apart(make):
 
 
 def test_logits_are_those_of_the_task(randomized):
-    pictures = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
     task = randomized(segmenter())
     with torch.no_grad():
-        torch.testing.assert_close(export.network(task)(pictures), task.logits(pictures), rtol=0, atol=1e-5)
+        torch.testing.assert_close(export.network(task)(images), task.logits(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [fcos, retinanet])
 def test_the_best_detection_is_among_the_points(make, randomized):
-    pictures = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
     detector = randomized(make())
     network = export.network(detector)
     assert network.names == OUTPUTS[make]
     with torch.no_grad():
-        boxes, scores, *centerness = network(pictures)
+        boxes, scores, *centerness = network(images)
         ranked = scores * centerness[0][..., None] if centerness else scores
-        for index, found in enumerate(detector.predict(network.normalize(pictures), [(160, 192)] * 2)):
+        for index, found in enumerate(detector.predict(network.normalize(images), [(160, 192)] * 2)):
             whole = boxes[index].clamp(min=0).minimum(torch.tensor([192.0, 160.0, 192.0, 160.0]))
             distance = (whole[:, None] - found["boxes"][0]).abs().amax(-1) / 192
             distance = torch.maximum(distance, (ranked[index] - found["scores"][0]).abs())
@@ -138,7 +138,7 @@ def test_a_wrong_file_is_not_kept(tmp_path, monkeypatch):
 
     def write(*args):
         run = wrong(*args)
-        return lambda pictures: [1.01 * output for output in run(pictures)]
+        return lambda images: [1.01 * output for output in run(images)]
 
     monkeypatch.setitem(export.WRITERS, "pt2", write)
     with pytest.raises(RuntimeError, match=r"net\.pt2 is off by .* and is not kept"):
@@ -154,7 +154,7 @@ def test_backbones_of_fixed_steps(tmp_path):
 
 
 class Fixed(nn.Module):
-    """Takes no picture whose height is no multiple of 32."""
+    """Takes no image whose height is no multiple of 32."""
 
     pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 

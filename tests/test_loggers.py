@@ -1,4 +1,4 @@
-"""The table of a run's figures."""
+"""The table of a run's metrics."""
 
 import csv
 from pathlib import Path

@@ -8,7 +8,7 @@ import torch
 
 from lk_downstream.cli import main
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("without_plots")
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = {
     "classification": (

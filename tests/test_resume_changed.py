@@ -8,7 +8,7 @@ import pytest
 
 from lk_downstream.cli import main
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("without_plots")
 DEMO = Path(__file__).parents[1] / "configs" / "demo_classification.yaml"
 BASE = {
     "config": str(DEMO),
@@ -142,7 +142,7 @@ def test_the_best_of_a_resumed_run_is_that_of_the_whole_run_with_its_file(tmp_pa
     fit(tmp_path, monkeypatch, {"trainer.max_steps": "4", "model.optimizer.lr": "0.002"})
     best, last = report(first / "run_0"), first / "run_0" / "checkpoints" / "last.ckpt"
     still = {"model.optimizer.lr": "0.0", "trainer.val_check_interval": "1", "trainer.max_steps": "6"}
-    fit(tmp_path, monkeypatch, still, last)  # equal figures are no better ones
+    fit(tmp_path, monkeypatch, still, last)  # equal metrics are no better ones
     assert report(first / "run_1") == best
     assert "checkpoint   demo_classification/run_0/checkpoints/best_step=4.ckpt" in capsys.readouterr().out
     fit(tmp_path, monkeypatch, {**still, "checkpoint.monitor": "val/ECE", "checkpoint.mode": "min"}, last)

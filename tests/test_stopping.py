@@ -56,7 +56,7 @@ def last(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def figures(folder):
+def metrics(folder):
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["best"]
 
 
@@ -66,18 +66,21 @@ def assert_same(folder, whole):
         assert ours[part].keys() == theirs[part].keys()
         for name, tensor in ours[part].items():
             assert torch.equal(tensor, theirs[part][name]), name
-    assert figures(folder) == figures(whole)
+    assert metrics(folder) == metrics(whole)
 
 
 def step_validated(folder):
     """The last step whose validation a run has come to the end of, or 0."""
-    return last(folder)["callbacks"][next(name for name in last(folder)["callbacks"] if "Checkpoints" in name)][
-        "validated_step"
-    ] or 0
+    return (
+        last(folder)["callbacks"][next(name for name in last(folder)["callbacks"] if "Checkpoints" in name)][
+            "validated_step"
+        ]
+        or 0
+    )
 
 
 def validations(folder):
-    """Steps of the validations whose figures are in the table of a run."""
+    """Steps of the validations whose metrics are in the table of a run."""
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("val/mIoU")]
 
@@ -173,7 +176,7 @@ def test_predictions_that_are_written_stay(unbroken, place, monkeypatch):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_an_evaluation_ends_wherever_it_is_and_leaves_no_figures(number, unbroken, place, monkeypatch, capsys):
+def test_an_evaluation_ends_wherever_it_is_and_leaves_no_metrics(number, unbroken, place, monkeypatch, capsys):
     monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(number, "on_validation_batch_end", 2))
     checkpoint = unbroken / "runs/demo_segmentation/run_0/checkpoints/last.ckpt"
     with pytest.raises(SystemExit) as stopped:

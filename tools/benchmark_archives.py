@@ -26,7 +26,7 @@ from pyarrow.parquet import write_table
 
 from lk_downstream.archives import Place
 from lk_downstream.data import ClassParquet
-from lk_downstream.data.reading import read_picture
+from lk_downstream.data.reading import load_image
 
 COPIES = 16  # of all images in the Parquet file, so that next to none is in a row group that was just read
 
@@ -45,7 +45,7 @@ def main() -> None:
                 start = time.process_time()
                 for number in order:
                     if isinstance(place, Path):
-                        read_picture(place / f"{number}.jpg")
+                        load_image(place / f"{number}.jpg")
                     else:
                         place[number + options.images * (number % COPIES)]
                 times[name].append(1000 * (time.process_time() - start) / options.images)

@@ -1,4 +1,4 @@
-"""Training pictures a second: ours against timm's loader with the same augmentation, in alternating rounds.
+"""Training images a second: ours against timm's loader with the same augmentation, in alternating rounds.
 
 ``python tools/benchmark_classification.py``: two loader processes, from JPEG files to batches that a network takes:
 random crop, flip and RandAugment in the processes, then normalisation, random erasing, mixup and cutmix.
@@ -94,7 +94,7 @@ def main() -> None:
     for name, values in rates.items():
         ratio = statistics.median(value / other for value, other in zip(values, rates["timm"]))
         spread = f"({min(values):.0f} to {max(values):.0f})"
-        print(f"{name:15s} {statistics.median(values):7.1f} pictures/s {spread:16s} {ratio:5.2f} times as fast")
+        print(f"{name:15s} {statistics.median(values):7.1f} images/s {spread:16s} {ratio:5.2f} times as fast")
 
 
 if __name__ == "__main__":

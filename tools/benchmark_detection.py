@@ -1,7 +1,7 @@
 """Mask R-CNN against torchvision's, and the COCO evaluation against torchmetrics', each pair in one run.
 
 Both detectors have the same backbone (an object of its own for each), the same input, 1000 proposals, 512 sampled
-regions in training and 100 detections with masks pasted into the picture in prediction. RoIAlign differs: this
+regions in training and 100 detections with masks pasted into the image in prediction. RoIAlign differs: this
 package's takes as many samples of a cell as it has pixels, as mmdetection's, torchvision's takes 2 x 2
 (``--sampling 0`` makes it adaptive too). Times are those of the processor, medians of alternating rounds.
 """
@@ -120,12 +120,12 @@ def detector_jobs(options: argparse.Namespace) -> dict[str, dict[str, Callable[[
             "torchvision": lambda: train(other, lambda: other(list(images), theirs_targets)),
             "lk_downstream": lambda: train(own, lambda: own((images - mean) / std, [size] * count, targets)),
         },
-        "predicted picture": {"torchvision": predict_other, "lk_downstream": predict_own},
+        "predicted image": {"torchvision": predict_other, "lk_downstream": predict_own},
     }
 
 
 def results(images: int, detections: int = 100) -> tuple[dict, list[dict], list[dict]]:
-    """Annotations of about 7 objects a picture, detections near and beside them, and the truth in tensors."""
+    """Annotations of about 7 objects an image, detections near and beside them, and the truth in tensors."""
     random = np.random.RandomState(0)
     content = {
         "images": [{"id": i, "height": 480, "width": 640, "file_name": f"{i}.jpg"} for i in range(images)],
@@ -207,24 +207,24 @@ def compare(what: str, jobs: dict[str, Callable[[], object]], rounds: int, parts
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 512), help="height and width of the pictures")
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 512), help="height and width of the images")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sampling", type=int, default=2, help="of torchvision's RoIAlign; 0: adaptive, as here")
-    parser.add_argument("--images", type=int, default=1000, help="pictures of the evaluation")
+    parser.add_argument("--images", type=int, default=1000, help="images of the evaluation")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("detector", "evaluation"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only != "evaluation":
         print(
-            f"{options.backbone}, {options.batch_size} pictures of {options.size[1]} x {options.size[0]}, "
+            f"{options.backbone}, {options.batch_size} images of {options.size[1]} x {options.size[0]}, "
             f"{options.threads} thread(s), RoIAlign: torchvision {options.sampling}, lk_downstream adaptive"
         )
         for what, jobs in detector_jobs(options).items():
             compare(what, jobs, options.rounds, 1 if what == "training step" else options.batch_size)
     if options.only != "detector":
-        print(f"box AP of {options.images} pictures with 100 detections each, {CLASSES} classes")
+        print(f"box AP of {options.images} images with 100 detections each, {CLASSES} classes")
         answers = compare("evaluation", evaluation_jobs(options), 2)
         print(f"AP {answers}")
 

@@ -1,7 +1,7 @@
 """The parts of a segmentation run against mmsegmentation's or plain PyTorch's, both sides in alternating rounds.
 
-``python tools/benchmark_segmentation.py pipeline``: training pictures a second on one thread, from file to sample.
-``python tools/benchmark_segmentation.py metric``: milliseconds to count the pixels of a picture of 150 classes.
+``python tools/benchmark_segmentation.py pipeline``: training images a second on one thread, from file to sample.
+``python tools/benchmark_segmentation.py metric``: milliseconds to count the pixels of an image of 150 classes.
 ``python tools/benchmark_segmentation.py forward``: milliseconds of RepLKNet-31B and SLaK-T in two memory orders.
 """
 
@@ -41,7 +41,7 @@ def compare(sides: dict[str, Callable[[], object]], rounds: int, clock: Callable
         print(f"{name:32s} {statistics.median(shown):8.1f} {unit} {spread:22s} {ratio:6.2f} times as fast")
 
 
-def pipeline(rounds: int, pictures: int = 40, crop: int = 512) -> None:
+def pipeline(rounds: int, images: int = 40, crop: int = 512) -> None:
     import cv2
     from mmengine.registry import init_default_scope
     from mmseg.datasets import ADE20KDataset
@@ -60,19 +60,19 @@ def pipeline(rounds: int, pictures: int = 40, crop: int = 512) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "ADEChallengeData2016"
         ours, transform = ADE20K("train", root), training_transform((crop, crop))
-        ours.write_synthetic(Synthetic(pictures, 1, (512, 683)))
+        ours.write_synthetic(Synthetic(images, 1, (512, 683)))
         init_default_scope("mmseg")
         folders = {"img_path": "images/training", "seg_map_path": "annotations/training"}
         theirs = ADE20KDataset(data_root=str(root), data_prefix=folders, pipeline=steps)
-        print(f"683 x 512 JPEG, crop {crop}, one thread, processor time, {rounds} rounds of {pictures} pictures")
+        print(f"683 x 512 JPEG, crop {crop}, one thread, processor time, {rounds} rounds of {images} images")
         sides = {
-            "mmsegmentation": lambda: [theirs[index] for index in range(pictures)],
-            "lk_downstream": lambda: [transform(ours[index]) for index in range(pictures)],
+            "mmsegmentation": lambda: [theirs[index] for index in range(images)],
+            "lk_downstream": lambda: [transform(ours[index]) for index in range(images)],
         }
-        compare(sides, rounds, time.process_time, "pictures/s", lambda seconds: pictures / seconds)
+        compare(sides, rounds, time.process_time, "images/s", lambda seconds: images / seconds)
 
 
-def metric(rounds: int, pictures: int = 10, classes: int = 150) -> None:
+def metric(rounds: int, images: int = 10, classes: int = 150) -> None:
     from mmseg.evaluation import IoUMetric
 
     torch.set_num_threads(1)
@@ -81,14 +81,14 @@ def metric(rounds: int, pictures: int = 10, classes: int = 150) -> None:
     prediction = torch.where(torch.rand(target.shape) < 0.7, target, 3)
     indices = prediction.long()  # what its argmax gives
     ours = SegmentationMetric([str(index) for index in range(classes)])
-    print(f"683 x 512 pixels, {classes} classes, one thread, {rounds} rounds of {pictures} pictures")
+    print(f"683 x 512 pixels, {classes} classes, one thread, {rounds} rounds of {images} images")
     sides = {
         "mmsegmentation": lambda: [
-            IoUMetric.intersect_and_union(indices, target.to(indices), classes, 255) for _ in range(pictures)
+            IoUMetric.intersect_and_union(indices, target.to(indices), classes, 255) for _ in range(images)
         ],
-        "lk_downstream": lambda: [ours.update(prediction, target) for _ in range(pictures)],
+        "lk_downstream": lambda: [ours.update(prediction, target) for _ in range(images)],
     }
-    compare(sides, rounds, time.process_time, "ms/picture", lambda seconds: 1000 * seconds / pictures)
+    compare(sides, rounds, time.process_time, "ms/image", lambda seconds: 1000 * seconds / images)
 
 
 @torch.inference_mode()

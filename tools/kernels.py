@@ -1,4 +1,4 @@
-"""The large kernels of several models as one picture, and how much of them lies outside of smaller ones.
+"""The large kernels of several models as one image, and how much of them lies outside of smaller ones.
 
 Examples:
 python tools/kernels.py --models "[replknet_31b:in1k, convnext_tiny:in1k]"

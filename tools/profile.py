@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the published models beside the published figures, or of any model; or the speed,
+"""Parameters and multiply-adds of the published models beside the published results, or of any model; or the speed,
 memory and multiply-adds of trained ones.
 
 python tools/profile.py

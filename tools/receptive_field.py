@@ -1,4 +1,4 @@
-"""Effective receptive fields of several models as one picture, with the area ratios of the RepLKNet paper.
+"""Effective receptive fields of several models as one image, with the area ratios of the RepLKNet paper.
 
 Examples:
 python tools/receptive_field.py --models "[convnext_tiny:in1k, replknet_31b:in1k]" --images data/imagenet/val

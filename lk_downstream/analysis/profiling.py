@@ -262,7 +262,7 @@ class _Side:
         taken: list[dict[str, float]],
         memory: float,
     ) -> Profile:
-        """The figures of what was measured."""
+        """The numbers of what was measured."""
         parameters = {part: sum(p.numel() for p in weights) for part, weights in self.weights.items()}
         whole = [seconds[""] for seconds in taken]
         fast, median, slow = statistics.quantiles(whole, n=4, method="inclusive") if len(whole) > 1 else whole * 3

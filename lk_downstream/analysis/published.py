@@ -1,10 +1,10 @@
 """The published sizes of ConvNeXt, RepLKNet and SLaK beside this package's, as a table.
 
-The figures are those of the authors' READMEs. Each is counted by the rule that its authors seem to have followed:
+The numbers are those of the authors' READMEs. Each is counted by the rule that its authors seem to have followed:
 
 * ConvNeXt: parameters with UPerNet's auxiliary head, multiply-adds without.
 * RepLKNet: the merged form, without auxiliary head.
-* SLaK: what is not zero at the published density of 0.6. UPerNet's figures are reproduced if the large kernels, which
+* SLaK: what is not zero at the published density of 0.6. UPerNet's numbers are reproduced if the large kernels, which
   a CUDA extension computes there, are taken as dense in the parameters and are left out of the multiply-adds.
 """
 
@@ -23,7 +23,7 @@ from lk_downstream.analysis.costs import Cost
 
 DENSITY = 0.6
 
-_CUT = "published figure cut, not rounded"
+_CUT = "published result cut, not rounded"
 _SNIP = "counted at one density; the authors' differ by layer (SNIP)"
 _MERGE = "no form, with or without auxiliary head, has 110 M"
 
@@ -36,7 +36,7 @@ class Published(NamedTuple):
         size: height and width of the image.
         parameters: millions, as published.
         macs: thousand millions of multiply-adds, as published.
-        note: why a figure differs by more than 1 percent.
+        note: why a number differs by more than 1 percent.
         classes: of UPerNet; None: a classifier.
         arguments: further arguments of the model.
     """
@@ -111,7 +111,7 @@ class Compared:
 
     @property
     def differences(self) -> tuple[float, float]:
-        """Relative difference of parameters and of multiply-adds from the published figures."""
+        """Relative difference of parameters and of multiply-adds from the published results."""
         return self.parameters / (1e6 * self.row.parameters) - 1, self.macs / (1e9 * self.row.macs) - 1
 
 
@@ -136,7 +136,7 @@ def _model(name: str, classes: int | None, merged: bool, arguments: tuple[tuple[
 
 
 def published_table(rows: Iterable[Published] = ROWS) -> Table:
-    """The published rows, this package's figures, and the differences; beyond 1 percent, why."""
+    """The published rows, this package's numbers, and the differences; beyond 1 percent, why."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     for name in ("image", "params", "publ.", "diff.", "MACs", "publ.", "diff."):

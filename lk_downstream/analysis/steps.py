@@ -1,4 +1,4 @@
-"""The steps from ResNet to ConvNeXt beside the figures of the paper, as a table."""
+"""The steps from ResNet to ConvNeXt beside the numbers of the paper, as a table."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Step(NamedTuple):
         top1: accuracy on ImageNet-1K with ConvNeXt's recipe, as published, of both.
         small: further changes in the regime of ResNet-50.
         large: likewise of ResNet-200.
-        note: why a published figure is not the model's.
+        note: why a published result is not the model's.
     """
 
     name: str

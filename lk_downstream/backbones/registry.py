@@ -1,6 +1,6 @@
 """Published weights: where they are, and what goes with them. One row for each file with a stable address.
 
-Addresses and figures are those of the READMEs of ConvNeXt, RepLKNet and SLaK and of the metafiles of mmpretrain and
+Addresses and results are those of the READMEs of ConvNeXt, RepLKNet and SLaK and of the metafiles of mmpretrain and
 mmsegmentation. Where the name of a file ends in a hash, it is the start of its sha256.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lk_downstream.backbones import drives
+from lk_downstream.backbones import manual_downloads
 from lk_downstream.errors import InputError, near_names
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,7 +31,7 @@ class Weights:
         name: short name of the weights: data sets in the order of training, then detector and input size if not 224;
             ``_openmmlab`` for OpenMMLab's copies, ``_openmmlab_own`` for what OpenMMLab has trained itself.
         url: address.
-        figure: what the publisher reports for it.
+        metric: what the publisher reports for it.
         num_classes: classes of the classifier, segmentation head or detector.
         input_size: side of the square input in pixels; of detectors, the short side.
         mean: what the input is to be normalised by, for pixels in 0..1.
@@ -43,7 +43,7 @@ class Weights:
     model: str
     name: str
     url: str
-    figure: str = ""
+    metric: str = ""
     num_classes: int = 1000
     input_size: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -52,7 +52,7 @@ class Weights:
     page: str = _CONVNEXT_PAGE
 
 
-# (name, end of the file name, figure, classes, input size); `in1k` are the weights that downstream training starts
+# (name, end of the file name, metric, classes, input size); `in1k` are the weights that downstream training starts
 # from, `in1k_ema` the averaged ones behind the published accuracy.
 _CONVNEXT = {
     "tiny": [
@@ -101,7 +101,7 @@ _CONVNEXT_ADE20K = [
     ("xlarge", "22k", 640, 53.6),
 ]
 
-# (size, data of the backbone, name of the detector, of its file, figure)
+# (size, data of the backbone, name of the detector, of its file, metric)
 _CONVNEXT_COCO = [
     ("tiny", "1k", "mask_rcnn", "Mask R-CNN, 46.2 box and 41.7 mask AP on COCO"),
     ("tiny", "1k", "cascade", "Cascade Mask R-CNN, 50.4 box and 43.7 mask AP on COCO"),
@@ -112,7 +112,7 @@ _CONVNEXT_COCO = [
     ("xlarge", "22k", "cascade", "Cascade Mask R-CNN, 55.2 box and 47.7 mask AP on COCO"),
 ]
 
-# (size, name without _openmmlab, end of the file name, figure, classes, input size): mmpretrain's ConvNeXt
+# (size, name without _openmmlab, end of the file name, metric, classes, input size): mmpretrain's ConvNeXt
 _CONVNEXT_MMPRETRAIN = [
     ("tiny", "in1k_ema_own", "32xb128_in1k_20221207-998cf3e9", "82.14 top-1"),
     ("tiny", "in1k_own", "32xb128-noema_in1k_20221208-5d4509c7"),
@@ -150,10 +150,10 @@ _CONVNEXT_MMSEG = [
     ("xlarge", "22k", 640, "20220226_080344-95fc38c2", 53.58),
 ]
 
-# (size, figure)
+# (size, metric)
 _ISOTROPIC = [("small", "78.7 top-1"), ("base", "82.0 top-1"), ("large", "82.6 top-1")]
 
-# (model, name, file, figure as the authors report it, input size), mmpretrain's copies of the authors' weights
+# (model, name, file, result as the authors report it, input size), mmpretrain's copies of the authors' weights
 _REPLKNET = [
     ("replknet_31b", "in1k", "31B_3rdparty_in1k_20221118-fd08e268", "83.5 top-1", 224),
     ("replknet_31b", "in1k_384", "31B_3rdparty_in1k-384px_20221118-03a170ce", "84.8 top-1", 384),
@@ -171,11 +171,11 @@ def _rows() -> list[Weights]:
             rows.append(Weights(f"convnext_{size}", name, f"{_FB}convnext_{size}_{end}.pth", *rest))
     for size, data, crop, miou in _CONVNEXT_ADE20K:
         url = f"{_FB}ade20k/upernet_convnext_{size}_{data}_{crop}x{crop}.pth"
-        figure = f"UperNet, {miou} mIoU on ADE20K"
-        rows.append(Weights(f"convnext_{size}", f"in{data}_ade20k_{crop}", url, figure, 150, crop))
-    for size, data, detector, figure in _CONVNEXT_COCO:
+        metric = f"UperNet, {miou} mIoU on ADE20K"
+        rows.append(Weights(f"convnext_{size}", f"in{data}_ade20k_{crop}", url, metric, 150, crop))
+    for size, data, detector, metric in _CONVNEXT_COCO:
         file = f"coco/{detector.replace('cascade', 'cascade_mask_rcnn')}_convnext_{size}_{data}_3x.pth"
-        rows.append(Weights(f"convnext_{size}", f"in{data}_coco_{detector}", f"{_FB}{file}", figure, 80, 800))
+        rows.append(Weights(f"convnext_{size}", f"in{data}_coco_{detector}", f"{_FB}{file}", metric, 80, 800))
     for size, name, end, *rest in _CONVNEXT_MMPRETRAIN:
         name = f"{name.removesuffix('_own')}_openmmlab{'_own' if name.endswith('_own') else ''}"
         url = f"{_MMPRETRAIN}convnext/convnext-{size}_{end}.pth"
@@ -183,15 +183,15 @@ def _rows() -> list[Weights]:
     for size, data, crop, end, miou in _CONVNEXT_MMSEG:
         folder = f"upernet_convnext_{size}_fp16_{crop}x{crop}_160k_ade20k"
         url = f"{_OPENMMLAB}mmsegmentation/v0.5/convnext/{folder}/{folder}_{end}.pth"
-        name, figure = f"in{data}_ade20k_{crop}_openmmlab_own", f"UperNet, {miou} mIoU on ADE20K"
-        rows.append(Weights(f"convnext_{size}", name, url, figure, 150, crop, license="Apache-2.0", page=_MMSEG_PAGE))
-    for size, figure in _ISOTROPIC:
-        rows.append(Weights(f"convnext_isotropic_{size}", "in1k", f"{_FB}convnext_iso_{size}_1k_224_ema.pth", figure))
-    for model, name, file, figure, size in _REPLKNET:
+        name, metric = f"in{data}_ade20k_{crop}_openmmlab_own", f"UperNet, {miou} mIoU on ADE20K"
+        rows.append(Weights(f"convnext_{size}", name, url, metric, 150, crop, license="Apache-2.0", page=_MMSEG_PAGE))
+    for size, metric in _ISOTROPIC:
+        rows.append(Weights(f"convnext_isotropic_{size}", "in1k", f"{_FB}convnext_iso_{size}_1k_224_ema.pth", metric))
+    for model, name, file, metric, size in _REPLKNET:
         half = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if model == "replknet_xl" else {}
         url = f"{_MMPRETRAIN}replknet/replknet-{file}.pth"
-        page = drives.REPLKNET_PAGE
-        rows.append(Weights(model, name, url, figure, 1000, size, license="Apache-2.0", page=page, **half))
+        page = manual_downloads.REPLKNET_PAGE
+        rows.append(Weights(model, name, url, metric, 1000, size, license="Apache-2.0", page=page, **half))
     return rows
 
 
@@ -207,10 +207,10 @@ def find(model: str, name: str) -> Weights | None:
 
 def unknown(model: str, name: str, others: Sequence[str] = ()) -> InputError:
     """The error for weights that are neither published by name (nor among ``others``) nor a file: what there is."""
-    if sentence := drives.where(model, name):
+    if sentence := manual_downloads.where(model, name):
         return InputError(f"{sentence} (links: {_page(model)}).")
     known = list(dict.fromkeys([*PUBLISHED.get(model, {}), *others]))
-    by_hand = list(drives.DRIVES.get(model, ()))
+    by_hand = list(manual_downloads.DOWNLOADS.get(model, ()))
     message = f"There are no weights {name!r} for {model}{near_names(name, [*known, *by_hand])}"
     if known:
         message += f"; known by name are {', '.join(known)}"
@@ -220,7 +220,9 @@ def unknown(model: str, name: str, others: Sequence[str] = ()) -> InputError:
 
 
 def _page(model: str) -> str:
-    return next((page for start, page in drives.PAGES.items() if model.startswith(start)), drives.SLAK_PAGE)
+    return next(
+        (page for start, page in manual_downloads.PAGES.items() if model.startswith(start)), manual_downloads.SLAK_PAGE
+    )
 
 
 def timm_cfg(weights: Weights) -> dict:

@@ -6,7 +6,7 @@ from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.classification_plots import ClassificationPlots
 from lk_downstream.callbacks.confusion import ConfusionMatrix
 from lk_downstream.callbacks.curves import Curves
-from lk_downstream.callbacks.detection_pictures import DetectionFiles, DetectionPictures
+from lk_downstream.callbacks.detection_grid import DetectionFiles, DetectionGrid
 from lk_downstream.callbacks.freezing import FreezeBackbone
 from lk_downstream.callbacks.learning_rate import FindLearningRate
 from lk_downstream.callbacks.page import RunPage
@@ -16,8 +16,8 @@ from lk_downstream.callbacks.per_image import (
     MultiLabelPerImage,
     SegmentationPerImage,
 )
-from lk_downstream.callbacks.pictures import SegmentationPictures
 from lk_downstream.callbacks.prediction import SegmentationFiles
+from lk_downstream.callbacks.prediction_grid import SegmentationGrid
 from lk_downstream.callbacks.progress import RunProgress
 from lk_downstream.callbacks.report import RunReport
 from lk_downstream.callbacks.sparsity import DynamicSparsity
@@ -34,8 +34,8 @@ __all__ = [
     "ConfusionMatrix",
     "Curves",
     "DetectionFiles",
+    "DetectionGrid",
     "DetectionPerImage",
-    "DetectionPictures",
     "DynamicSparsity",
     "FindLearningRate",
     "FreezeBackbone",
@@ -44,8 +44,8 @@ __all__ = [
     "RunProgress",
     "RunReport",
     "SegmentationFiles",
+    "SegmentationGrid",
     "SegmentationPerImage",
-    "SegmentationPictures",
     "StepTimes",
     "Stopping",
 ]

@@ -64,14 +64,14 @@ def _of_first(value: Any) -> Any:
 
 
 class Checkpoints(ModelCheckpoint):
-    """Keeps the best step by a validation figure, and the last step, so that a killed run loses little.
+    """Keeps the best step by a validation metric, and the last step, so that a killed run loses little.
 
     A file is complete before it takes the place of the one before it, and a model that is lost (weights that are no
     numbers) takes the place of none: the run ends there.
 
     Args:
-        monitor: Figure by which the best is chosen; None: the task's own.
-        mode: Whether the largest or the smallest figure is the best.
+        monitor: Metric by which the best is chosen; None: the task's own.
+        mode: Whether the largest or the smallest metric is the best.
         save_top_k: How many of the best are kept; -1: all.
         every_n_steps: ``last.ckpt`` is written at least this often, in optimizer steps, and at each validation.
         save_weights_only: Leave out what only resuming needs.
@@ -106,7 +106,7 @@ class Checkpoints(ModelCheckpoint):
         self.limits: tuple[int, int | None] | None = None  # of a run that only has its last validation to do
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
-        """Take the task's own figure if none was asked for, and refuse one that no validation has."""
+        """Take the task's own metric if none was asked for, and refuse one that no validation has."""
         self.monitor = self.monitor or task.monitor
         if stage == "fit":
             self._refuse_unknown(task)
@@ -114,11 +114,11 @@ class Checkpoints(ModelCheckpoint):
 
     def _refuse_unknown(self, task: L.LightningModule) -> None:
         """Losses (``train/``) are known to the task's parts alone."""
-        known = [f"val/{name}" for name in getattr(task, "figures", ())]
+        known = [f"val/{name}" for name in getattr(task, "metrics", ())]
         if known and self.monitor not in known and not self.monitor.startswith("train/"):
             near = [name for name in known if name.lower() == self.monitor.lower()]
             hint = did_you_mean(near) or near_names(self.monitor, known) or f"; there are {', '.join(known)}"
-            raise InputError(f"checkpoint.monitor: the task has no figure {self.monitor!r}{hint}")
+            raise InputError(f"checkpoint.monitor: the task has no metric {self.monitor!r}{hint}")
         falls = self.monitor == "val/ECE" or self.monitor.startswith("train/")
         if falls != (self.mode == "min"):
             rank_zero_warn(

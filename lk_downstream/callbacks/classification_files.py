@@ -15,14 +15,14 @@ from lk_downstream.reports.files import write_json, write_table
 
 
 class ClassificationFiles(L.Callback):
-    """Writes the best classes of each picture with their probabilities to the run's folder.
+    """Writes the best classes of each image with their probabilities to the run's folder.
 
     ``predictions.json`` is a list of ``{"name", "classes", "scores"}``, best class first; ``predictions.csv`` has the
     same as a table: name, class1, score1, class2, ... With several processes each writes its own share, with its number
     in the names.
 
     Args:
-        shown: Of how many pictures the best class is printed.
+        shown: Of how many images the best class is printed.
     """
 
     def __init__(self, shown: int = 10):

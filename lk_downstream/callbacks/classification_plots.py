@@ -7,18 +7,18 @@ from collections.abc import Iterable
 import lightning as L
 import numpy as np
 
-from lk_downstream.callbacks.figures import Figures
+from lk_downstream.callbacks.plots import Plots
 from lk_downstream.reports.classification import draw_pairs, reliability_diagram
 
 
-class ClassificationPlots(Figures):
+class ClassificationPlots(Plots):
     """Draws ``reliability.png`` and ``confusions.png`` in the run's folder at each validation.
 
     Reads ``calibration`` and ``confused`` in ``results`` of the task, as of
     :class:`lk_downstream.tasks.Classification`.
     """
 
-    def figures(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
+    def plots(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
         """What the task has counted."""
         if bins := task.results.get("calibration"):
             yield "reliability", reliability_diagram(bins["count"], bins["confidence"], bins["accuracy"])

@@ -8,12 +8,12 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 
-from lk_downstream.callbacks.figures import Figures
+from lk_downstream.callbacks.plots import Plots
 from lk_downstream.reports.confusion import draw_matrix
 from lk_downstream.reports.files import write_table
 
 
-class ConfusionMatrix(Figures):
+class ConfusionMatrix(Plots):
     """Writes ``confusion_matrix.csv``, whose rows are the truth, and draws ``confusion_matrix.png`` at each validation.
 
     Reads ``confusion`` of the task: counts of pixels or images, int64 (classes, classes); None: there are too many
@@ -29,7 +29,7 @@ class ConfusionMatrix(Figures):
             write_table(Path(folder) / "confusion_matrix.csv", ["truth", *task.classes], rows)
         super().on_validation_end(trainer, task)
 
-    def figures(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
+    def plots(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
         """The shares of each true class."""
         if task.results and task.confusion is not None:
             yield "confusion_matrix", draw_matrix(task.confusion.numpy(), task.classes)

@@ -6,13 +6,13 @@ import contextlib
 
 import lightning as L
 
-from lk_downstream.callbacks.figures import spared
+from lk_downstream.callbacks.plots import spared
 from lk_downstream.errors import InputError
 from lk_downstream.reports.curves import plot_run
 
 
 class Curves(L.Callback):
-    """Draws loss, learning rates and validation figures to ``curves.png`` in the run's folder when the run ends."""
+    """Draws loss, learning rates and validation metrics to ``curves.png`` in the run's folder when the run ends."""
 
     def on_fit_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Draw the curves of a run that is complete."""
@@ -26,5 +26,5 @@ class Curves(L.Callback):
     def _draw(self, trainer: L.Trainer, monitor: str) -> None:
         folder = getattr(trainer.logger, "log_dir", None)  # of this process: trainer.log_dir asks all of them
         if trainer.is_global_zero and folder:
-            with spared("curves.png"), contextlib.suppress(InputError):  # a run too short to have figures
+            with spared("curves.png"), contextlib.suppress(InputError):  # a run too short to have metrics
                 plot_run(folder, monitor)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import spared
+from lk_downstream.callbacks.plots import spared
 from lk_downstream.errors import InputError
 from lk_downstream.reports.files import write_image, write_table
 from lk_downstream.reports.learning_rate import draw_rates
@@ -93,8 +93,8 @@ class FindLearningRate(L.Callback):
             written = ([f"{number:.6g}" for number in row] for row in rows)
             write_table(Path(self.folder) / "learning_rates.csv", ["rate", "loss", "mean"], written)
             with spared("learning_rates.png"):
-                figure = draw_rates(rates, self.losses, averaged(self.losses), rate)
-                write_image(Path(self.folder) / "learning_rates.png", figure)
+                plot = draw_rates(rates, self.losses, averaged(self.losses), rate)
+                write_image(Path(self.folder) / "learning_rates.png", plot)
         if rate is None:
             print("no learning rate to suggest: the loss never falls; look at learning_rates.png, or take more steps")
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 
-from lk_downstream.callbacks.figures import spared
+from lk_downstream.callbacks.plots import spared
 from lk_downstream.reports.run import NEEDED, write_run_page
 
 

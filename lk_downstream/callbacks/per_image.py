@@ -1,4 +1,4 @@
-"""Figures of each validation image, the worst first."""
+"""Metrics of each validation image, the worst first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lk_downstream.callbacks.pictures import array
+from lk_downstream.callbacks.prediction_grid import array
 from lk_downstream.callbacks.worst_images import (
     LEAST_SCORE,
     MOST_OBJECTS,
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 class PerImage(L.Callback):
     """Writes ``per_image.csv`` to the run's folder at each validation: a row for each image of all processes.
 
-    The images with the lowest figure in the second column come first, those that have none last. The worst of them and
+    The images with the lowest metric in the second column come first, those that have none last. The worst of them and
     some others are kept for the run's page with truth and prediction, in ``worst_images.json``. A subclass gives rows
     and samples.
     """
@@ -48,7 +48,7 @@ class PerImage(L.Callback):
         self.palette: Any = []
 
     def measure(self, task: L.LightningModule, outputs: dict[str, Any], batch: dict[str, Any]) -> Iterable[Row]:
-        """The rows of a batch: ``name``, the figure that they are sorted by, and others; the same keys in each."""
+        """The rows of a batch: ``name``, the metric that they are sorted by, and others; the same keys in each."""
         raise NotImplementedError
 
     def sample(self, task: L.LightningModule, outputs: Any, batch: dict[str, Any], at: int, row: Row) -> Sample:
@@ -75,8 +75,8 @@ class PerImage(L.Callback):
             return
         for at, row in enumerate(self.measure(task, outputs, batch)):
             self.rows.append(row)
-            figure = next(value for name, value in row.items() if name not in (COUNTS, "name"))
-            self.images.offer(figure, partial(self.sample, task, outputs, batch, at, row))
+            metric = next(value for name, value in row.items() if name not in (COUNTS, "name"))
+            self.images.offer(metric, partial(self.sample, task, outputs, batch, at, row))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Gather the rows once, and write them on the first process."""

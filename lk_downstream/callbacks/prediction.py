@@ -1,4 +1,4 @@
-"""Predictions on pictures, written to files."""
+"""Predictions on images, written to files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.pictures import shown
+from lk_downstream.callbacks.prediction_grid import shown
 from lk_downstream.machine import shown_path
 from lk_downstream.reports.files import write_image
 from lk_downstream.reports.masks import colour_table, overlay
 
 
 class SegmentationFiles(L.Callback):
-    """Writes the predicted classes of each picture, and the picture under their colours, to the run's folder.
+    """Writes the predicted classes of each image, and the image under their colours, to the run's folder.
 
-    ``labels/NAME.png`` is a picture of one 8-bit channel at the size of the original. Its values are those of the data
+    ``labels/NAME.png`` is an image of one 8-bit channel at the size of the original. Its values are those of the data
     set's own mask files, such as 1 to 150 for ADE20K and the label ids that Cityscapes' benchmark takes; where the data
     module knows none, class indices. ``overlays/NAME.png`` is for looking at.
 
@@ -61,7 +61,7 @@ class SegmentationFiles(L.Callback):
         console = Console(soft_wrap=True)
         many = "s" if self.written > 1 else ""
         others = " by this process" if trainer.world_size > 1 else ""
-        console.print(f"{self.written} picture{many} predicted{others}")
+        console.print(f"{self.written} image{many} predicted{others}")
         for kind in ("labels", "overlays") if self.overlays else ("labels",):
             console.print(f"{kind:<12} {shown_path(self.folder / kind)}")
 

@@ -16,7 +16,7 @@ from lk_downstream.data.module import run_steps
 
 
 class RunProgress(L.Callback):
-    """Shows how far a run is, its loss and its last figures.
+    """Shows how far a run is, its loss and its last metrics.
 
     Lightning's own bars count the batches of an epoch, which says little of a recipe of 160 000 steps.
 
@@ -41,7 +41,7 @@ class RunProgress(L.Callback):
         """Count an optimizer step."""
         if self.bar is not None:
             if self.bar.tasks[0].completed != trainer.global_step:
-                self.bar.update(self.bar.tasks[0].id, completed=trainer.global_step, figures=_figures(trainer))
+                self.bar.update(self.bar.tasks[0].id, completed=trainer.global_step, metrics=_metrics(trainer))
         elif trainer.is_global_zero and time.perf_counter() - self.said > self.seconds:
             self._line(trainer)
 
@@ -51,7 +51,7 @@ class RunProgress(L.Callback):
             return
         batches = sum(trainer.num_val_batches)
         if self.bar is not None:
-            self.bar.add_task("validation", total=batches, figures="")
+            self.bar.add_task("validation", total=batches, metrics="")
         else:
             self._open(trainer, "validation", batches, 0)
 
@@ -61,7 +61,7 @@ class RunProgress(L.Callback):
             self.bar.advance(self.bar.tasks[-1].id)
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Take the bar of the validation away and show its figures."""
+        """Take the bar of the validation away and show its metrics."""
         if trainer.sanity_checking:
             return
         if self.bar is not None:
@@ -83,7 +83,7 @@ class RunProgress(L.Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Count a batch of pictures."""
+        """Count a batch of images."""
         if self.bar is not None:
             self.bar.advance(self.bar.tasks[-1].id)
         elif trainer.is_global_zero and time.perf_counter() - self.said > self.seconds:
@@ -104,9 +104,9 @@ class RunProgress(L.Callback):
             count = MofNCompleteColumn(table_column=whole)
             times = (TimeElapsedColumn(table_column=whole), TimeRemainingColumn(table_column=whole))
             columns = (TextColumn("{task.description}"), BarColumn(20, table_column=whole), count, *times)
-            figures = TextColumn("{task.fields[figures]}", table_column=Column())  # alone breaks, in a narrow terminal
-            self.bar = Progress(*columns, figures, console=self.console, transient=True)
-            self.bar.add_task(name, total=None if math.isinf(total) else total, completed=done, figures="")
+            metrics = TextColumn("{task.fields[metrics]}", table_column=Column())  # alone breaks, in a narrow terminal
+            self.bar = Progress(*columns, metrics, console=self.console, transient=True)
+            self.bar.add_task(name, total=None if math.isinf(total) else total, completed=done, metrics="")
             self.bar.start()
 
     def _close(self) -> None:
@@ -121,8 +121,8 @@ class RunProgress(L.Callback):
         total = run_steps(trainer)
         left = f", {(total - trainer.global_step) / rate / 60:.0f} min left" if rate and not math.isinf(total) else ""
         of = "" if math.isinf(total) else f"/{total:.0f}"
-        self.console.print(f"step {trainer.global_step}{of}  {_figures(trainer)}  {rate:.2f} steps/s{left}")
+        self.console.print(f"step {trainer.global_step}{of}  {_metrics(trainer)}  {rate:.2f} steps/s{left}")
 
 
-def _figures(trainer: L.Trainer) -> str:
+def _metrics(trainer: L.Trainer) -> str:
     return "  ".join(f"{name} {float(value):.4g}" for name, value in sorted(trainer.progress_bar_metrics.items()))

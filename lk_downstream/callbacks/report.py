@@ -15,14 +15,14 @@ from rich.console import Console, RenderableType
 from lk_downstream.machine import description, device_name, peak_memory, shown_path, versions
 from lk_downstream.ops import LargeKernelConv2d, notice
 from lk_downstream.reports.files import write_json
-from lk_downstream.reports.tables import class_table, duration, figures_of_kinds, percent
+from lk_downstream.reports.tables import class_table, duration, metrics_of_kinds, percent
 
 
 class Section(NamedTuple):
     """What a callback adds to the report of a run."""
 
     name: str  # its key in metrics.json
-    figures: dict[str, Any]  # what stands there, plain data
+    metrics: dict[str, Any]  # what stands there, plain data
     shown: list[RenderableType]  # what is printed
 
 
@@ -36,7 +36,7 @@ class Reporting(Protocol):
 
 
 class RunReport(L.Callback):
-    """Prints a table and the main figures when a run ends, and writes them to ``metrics.json``.
+    """Prints a table and the main metrics when a run ends, and writes them to ``metrics.json``.
 
     Reads ``results`` and ``monitor`` of the task (:class:`lk_downstream.tasks.Task`) and the sections of callbacks
     (:class:`Reporting`), and knows none in particular.
@@ -64,25 +64,25 @@ class RunReport(L.Callback):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best validation from the checkpoint of a resumed run; an evaluation has figures of its own."""
+        """Take the best validation from the checkpoint of a resumed run; an evaluation has metrics of its own."""
         if self.training:
             self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Keep the figures, and write them down."""
+        """Keep the metrics, and write them down."""
         if trainer.sanity_checking or not task.results:
             return
         self.last = {"step": trainer.global_step, **task.results}
         if not self.best or self._rank(trainer, task, self.last) > self._rank(trainer, task, self.best):
             self.best = self.last
         if trainer.is_global_zero and self.folder:
-            write_json(Path(self.folder) / "metrics.json", self._figures(trainer, task))
+            write_json(Path(self.folder) / "metrics.json", self._metrics(trainer, task))
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what is trained, and where its files will lie."""
         checkpoints = trainer.checkpoint_callback
         if isinstance(checkpoints, ModelCheckpoint) and not checkpoints.best_model_path:
-            self.best = {}  # of a resumed run, whose best is gone or was chosen by another figure
+            self.best = {}  # of a resumed run, whose best is gone or was chosen by another metric
         if trainer.is_global_zero:
             sizes = {name: sum(tensor.numel() for tensor in part.parameters()) for name, part in task.named_children()}
             parts = ", ".join(f"{name} {size / 1e6:.3g} M" for name, size in sizes.items() if size)
@@ -104,7 +104,7 @@ class RunReport(L.Callback):
         if stage == "validate" and self.last:
             self._print(trainer, task)
 
-    def _figures(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
+    def _metrics(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
         memory = peak_memory(trainer.strategy.root_device)
         return {
             "best": self.best,
@@ -116,18 +116,18 @@ class RunReport(L.Callback):
             **self.made,
             "machine": description(),
             "versions": versions(),
-            **{section.name: section.figures for section in _sections(trainer, task)},
+            **{section.name: section.metrics for section in _sections(trainer, task)},
         }
 
     def _rank(self, trainer: L.Trainer, task: L.LightningModule, results: dict[str, Any]) -> float:
         """By what the best is chosen, higher is better: as the checkpoints choose theirs, if by one of them."""
-        checkpoints, figure = trainer.checkpoint_callback, task.monitor.split("/")[-1]
+        checkpoints, metric = trainer.checkpoint_callback, task.monitor.split("/")[-1]
         sign = 1.0
         if isinstance(checkpoints, ModelCheckpoint) and checkpoints.monitor:
             own = checkpoints.monitor.split("/")[-1]
             if own in results["summary"]:
-                figure, sign = own, -1.0 if checkpoints.mode == "min" else 1.0
-        value = sign * results["summary"][figure]
+                metric, sign = own, -1.0 if checkpoints.mode == "min" else 1.0
+        value = sign * results["summary"][metric]
         return -math.inf if math.isnan(value) else value
 
     def _print(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -136,22 +136,22 @@ class RunReport(L.Callback):
         console = Console(soft_wrap=True)
         console.print()
         if self.last:
-            best, figure = self.best, task.monitor.split("/")[-1]
+            best, metric = self.best, task.monitor.split("/")[-1]
             console.print(class_table(best["classes"]))
-            kinds = figures_of_kinds(best["summary"])
+            kinds = metrics_of_kinds(best["summary"])
             if kinds:
                 console.print("", class_table(kinds), sep="\n")
             single = {} if kinds else best["summary"]
-            others = "".join(f"  {name} {percent(value)}" for name, value in single.items() if name != figure)
-            fitted = f" (best, step {best['step']}; last {percent(self.last['summary'][figure])})"
+            others = "".join(f"  {name} {percent(value)}" for name, value in single.items() if name != metric)
+            fitted = f" (best, step {best['step']}; last {percent(self.last['summary'][metric])})"
             note = fitted if trainer.state.fn == "fit" else ""
-            console.print(f"[bold green]{figure} {percent(best['summary'][figure])}[/]{others}{note}")
+            console.print(f"[bold green]{metric} {percent(best['summary'][metric])}[/]{others}{note}")
         for section in _sections(trainer, task):
             console.print(*section.shown, sep="\n")
-        figures = self._figures(trainer, task)
-        peak = figures["peak_memory_gib"]
+        metrics = self._metrics(trainer, task)
+        peak = metrics["peak_memory_gib"]
         memory = "" if peak is None else f", peak memory {peak:.1f} GiB"
-        console.print(f"{duration(figures['seconds'])}{memory} on {figures['device']}")
+        console.print(f"{duration(metrics['seconds'])}{memory} on {metrics['device']}")
         for name, path in self._files(trainer).items():
             if path and Path(path).exists():
                 console.print(f"{name:<12} {shown_path(path)}", markup=False)
@@ -161,7 +161,7 @@ class RunReport(L.Callback):
         checkpoint = trainer.checkpoint_callback if trainer.state.fn == "fit" else None
         best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else None
         last = checkpoint.last_model_path if isinstance(checkpoint, ModelCheckpoint) else None
-        names = {"config": "config.yaml", "metrics": "metrics.json", "pictures": "predictions.png"}
+        names = {"config": "config.yaml", "metrics": "metrics.json", "images": "predictions.png"}
         names |= {"curves": "curves.png", "calibration": "reliability.png", "confusions": "confusions.png"}
         names |= {"matrix": "confusion_matrix.png", "per image": "per_image.csv", "rates": "learning_rates.png"}
         names |= {"page": "report.html"}

@@ -1,4 +1,4 @@
-"""Figures of a robustness evaluation: one table, one file."""
+"""Metrics of a robustness evaluation: one table, one file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESTRICTED = ("imagenet_a", "imagenet_r")  # whose authors compare the logits of
 
 
 class RobustnessReport(L.Callback):
-    """Counts the pictures of :class:`lk_downstream.data.robustness.RobustnessData`, prints a table and writes
+    """Counts the images of :class:`lk_downstream.data.robustness.RobustnessData`, prints a table and writes
     ``robustness.json``.
 
     Args:
@@ -68,40 +68,40 @@ class RobustnessReport(L.Callback):
             self.shape_bias.update(outputs["prediction"], batch["label"], batch["texture"])
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Print and write the figures of all processes."""
+        """Print and write the metrics of all processes."""
         task.results.clear()  # those of all benchmarks together, of which nothing shall be drawn
-        hits, pictures = (counts.reshape(-1).tolist() for counts in self.metric.compute())  # of one part: no list
-        self.results = summarize(self.trees, hits, pictures)
+        hits, images = (counts.reshape(-1).tolist() for counts in self.metric.compute())  # of one part: no list
+        self.results = summarize(self.trees, hits, images)
         if self.shape_bias:
             counts = {name: values.tolist() for name, values in self.shape_bias.compute().items()}
             name = BENCHMARKS["cue_conflict"].name
-            self.results[name] |= summarize_cues(counts, self.results[name]["pictures"])
+            self.results[name] |= summarize_cues(counts, self.results[name]["images"])
         path = Path(trainer.default_root_dir) / "robustness.json"
         if trainer.is_global_zero:
             write_json(path, self.results)
             console = Console(soft_wrap=True)
             console.print(robustness_table(self.results))
-            console.print(f"\nfigures      {shown_path(path)}", markup=False)
+            console.print(f"\nmetrics      {shown_path(path)}", markup=False)
 
 
-def summarize(trees: Trees, hits: list[int], pictures: list[int]) -> dict[str, dict[str, Any]]:
-    """The figures of each benchmark, fractions of 1, by its name.
+def summarize(trees: Trees, hits: list[int], images: list[int]) -> dict[str, dict[str, Any]]:
+    """The metrics of each benchmark, fractions of 1, by its name.
 
     Args:
         trees: The parts, and what is missing.
         hits: Right top-1 predictions of each part.
-        pictures: Number of pictures of each part.
+        images: Number of images of each part.
 
     Returns:
-        ``top1`` (of corrupted sets the mean over corruptions of the mean over severities), ``pictures``, ``classes``
-        and ``missing``, what makes the figures partial. Of corrupted sets also ``error``, which is 1 - ``top1``, and
+        ``top1`` (of corrupted sets the mean over corruptions of the mean over severities), ``images``, ``classes``
+        and ``missing``, what makes the metrics partial. Of corrupted sets also ``error``, which is 1 - ``top1``, and
         ``corruptions``: ``error``, ``errors`` by severity and, of ImageNet-C, ``CE``; of ImageNet-C also ``mCE``.
     """
     results: dict[str, dict[str, Any]] = {}
     for key, missing in trees.missing.items():
-        rows = [row for row in zip(trees.parts, hits, pictures) if row[0].benchmark == key]
+        rows = [row for row in zip(trees.parts, hits, images) if row[0].benchmark == key]
         classes = max(len(part.tree.found) for part, _, _ in rows)
-        common = {"pictures": sum(number for _, _, number in rows), "classes": classes, "missing": missing}
+        common = {"images": sum(number for _, _, number in rows), "classes": classes, "missing": missing}
         if BENCHMARKS[key].corruptions:
             results[BENCHMARKS[key].name] = {**_corruptions(rows), **common}
         else:
@@ -109,12 +109,12 @@ def summarize(trees: Trees, hits: list[int], pictures: list[int]) -> dict[str, d
     return results
 
 
-def summarize_cues(counts: dict[str, list[int]], pictures: int) -> dict[str, Any]:
-    """The figures of images of conflicting cues, fractions of 1; NaN where nothing was decided either way.
+def summarize_cues(counts: dict[str, list[int]], images: int) -> dict[str, Any]:
+    """The metrics of images of conflicting cues, fractions of 1; NaN where nothing was decided either way.
 
     Args:
         counts: By category of the shape, see :meth:`ShapeBias.compute`.
-        pictures: Number of images, those without a conflict too.
+        images: Number of images, those without a conflict too.
 
     Returns:
         ``top1`` (of 16 categories, by the shape), ``shape_bias``, ``shape`` and ``texture`` (the shares of the
@@ -123,7 +123,7 @@ def summarize_cues(counts: dict[str, list[int]], pictures: int) -> dict[str, Any
     shape, texture, conflicts = (sum(counts[name]) for name in ("shape", "texture", "conflicts"))
     rows = zip(CATEGORIES, counts["shape"], counts["texture"])
     return {
-        "top1": _share(sum(counts["hits"]), pictures),
+        "top1": _share(sum(counts["hits"]), images),
         "shape_bias": _share(shape, shape + texture),
         "shape": _share(shape, conflicts),
         "texture": _share(texture, conflicts),

@@ -10,7 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from lk_downstream.callbacks.pictures import array, shown
+from lk_downstream.callbacks.prediction_grid import array, shown
 from lk_downstream.data.classes import default_palette
 from lk_downstream.errors import InputError
 from lk_downstream.reports.files import write_image

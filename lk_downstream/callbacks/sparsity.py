@@ -160,8 +160,8 @@ class DynamicSparsity(L.Callback):
         total = sum(parameter.numel() for parameter in named.values())
         left = sum(int(parameter.count_nonzero()) for parameter in named.values())
         line = f"{left / 1e6:.4g} M of {total / 1e6:.4g} M parameters are not zero ({100 * left / total:.1f} %)"
-        figures = {"parameters": total, "nonzero": left, "density": left / total, "layers": densities}
-        return Section("sparsity", figures, [_density_table(densities), line])
+        counts = {"parameters": total, "nonzero": left, "density": left / total, "layers": densities}
+        return Section("sparsity", counts, [_density_table(densities), line])
 
     def _first_masks(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Tensor]:
         weights = {name: weight for name, weight in maskable(task, self.only).items() if weight.any()}
@@ -286,6 +286,6 @@ def _density_table(densities: dict[str, float]) -> Table:
     for column in ("number", "density", "from", "to"):
         table.add_column(column, justify="right")
     for kind, values in kinds.items():
-        figures = (sum(values) / len(values), min(values), max(values))
-        table.add_row(kind, str(len(values)), *(f"{100 * figure:.2f}" for figure in figures))
+        numbers = (sum(values) / len(values), min(values), max(values))
+        table.add_row(kind, str(len(values)), *(f"{100 * number:.2f}" for number in numbers))
     return table

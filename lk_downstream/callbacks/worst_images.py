@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import spared
-from lk_downstream.callbacks.pictures import array, shown
+from lk_downstream.callbacks.plots import spared
+from lk_downstream.callbacks.prediction_grid import array, shown
 from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_outline
 
 WORST, SPREAD = 16, 8  # images of a process
@@ -21,7 +21,7 @@ MOST_OBJECTS, LEAST_SCORE = 30, 0.1  # detections of an image that are kept
 
 
 class WorstImages:
-    """Keeps the images with the lowest figures, and some others, as they are offered.
+    """Keeps the images with the lowest metrics, and some others, as they are offered.
 
     An image is only made ready (smaller, encoded) once it is among them, which is the rarer the more images there were:
     of 2000 in any order about 150 are. What goes wrong is one line, and no further image of this validation is kept.
@@ -37,16 +37,16 @@ class WorstImages:
         self.offered, self.failed = 0, False
         self.random = random.Random(0)  # of its own: a training is the same with it and without
 
-    def offer(self, figure: float, make: Callable[[], Sample]) -> None:
-        """Keep an image of a figure, or not; ``make`` makes it ready."""
+    def offer(self, metric: float, make: Callable[[], Sample]) -> None:
+        """Keep an image of a metric, or not; ``make`` makes it ready."""
         if self.failed:
             return
         self.failed = True
         with spared("images of report.html"):
             self.offered += 1
-            bad = not math.isnan(figure) and (len(self.worst) < self.most[0] or figure < -self.worst[0][0])
+            bad = not math.isnan(metric) and (len(self.worst) < self.most[0] or metric < -self.worst[0][0])
             if bad:
-                heapq.heappush(self.worst, (-figure, -self.offered, make()))
+                heapq.heappush(self.worst, (-metric, -self.offered, make()))
                 if len(self.worst) > self.most[0]:
                     heapq.heappop(self.worst)
             else:  # every other image is as likely to be kept as any
@@ -64,16 +64,16 @@ class WorstImages:
 
 def worst_first(samples: list[Sample]) -> list[Sample]:
     """Of the samples of all processes the worst, and some of the rest, the worst first."""
-    ordered = sorted(samples, key=lambda sample: (math.isnan(sample.figure), sample.figure, sample.name))
+    ordered = sorted(samples, key=lambda sample: (math.isnan(sample.metric), sample.metric, sample.name))
     rest = ordered[WORST:]
     step = max(1, math.ceil(len(rest) / SPREAD))
     return ordered[:WORST] + rest[::step]
 
 
-def sample_of(name: str, image: Tensor, figure: float, facts: dict[str, str], **known: Any) -> Sample:
+def sample_of(name: str, image: Tensor, metric: float, facts: dict[str, str], **known: Any) -> Sample:
     """A sample with an image uint8 (3, H, W), and what else :class:`Sample` has."""
     height, width = image.shape[-2:]
-    return Sample(name, encoded_image(shown(image)), (width, height), figure, facts, **known)
+    return Sample(name, encoded_image(shown(image)), (width, height), metric, facts, **known)
 
 
 def layer_of_objects(

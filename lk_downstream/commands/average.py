@@ -15,7 +15,7 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--output", required=True, help="file to write: a checkpoint to evaluate and to start from")
-    parser.add_argument("--best", type=int, help="how many, by the figure that they were kept by")
+    parser.add_argument("--best", type=int, help="how many, by the metric that they were kept by")
     parser.add_argument("--last", type=int, help="how many, by their steps")
     options = parse(parser, args)
     from lk_downstream.tasks.average import average_checkpoints

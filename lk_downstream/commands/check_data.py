@@ -68,10 +68,10 @@ def _plain(report: Report) -> Split:
     from lk_downstream.reports.data_page import Split
 
     dataset = report.dataset
-    figure = draw_sheet(dataset, report.chosen, 8) if len(report.sizes) else None
+    sheet = draw_sheet(dataset, report.chosen, 8) if len(report.sizes) else None
     numbers = dataset.split, len(dataset), report.samples, report.sizes, report.extent()
     table = report.columns, report.rows(), report.counted
-    return Split(*numbers, *table, report.remarks(), report.problems, figure)
+    return Split(*numbers, *table, report.remarks(), report.problems, sheet)
 
 
 def compared(one: Report, other: Report) -> list[str]:
@@ -91,7 +91,7 @@ def compared(one: Report, other: Report) -> list[str]:
         if found:
             lines.append(
                 f"hint: {len(found)} images of {splits[0]} and {splits[1]} {what}, such as {found[0][0]} and "
-                f"{found[0][1]}: figures on them say nothing of new images"
+                f"{found[0][1]}: results on them say nothing of new images"
             )
     return lines
 
@@ -99,12 +99,12 @@ def compared(one: Report, other: Report) -> list[str]:
 def _fingerprints(paths: list[str]) -> np.ndarray:
     from PIL import Image
 
-    from lk_downstream.data.reading import read_picture
+    from lk_downstream.data.reading import load_image
 
     found = np.zeros((len(paths), 32), dtype=np.uint8)
     for number, path in enumerate(paths):
         try:
-            found[number] = fingerprint(Image.fromarray(read_picture(path).permute(1, 2, 0).numpy()))
+            found[number] = fingerprint(Image.fromarray(load_image(path).permute(1, 2, 0).numpy()))
         except InputError:  # which the report names
             continue
     return found

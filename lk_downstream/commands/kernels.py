@@ -1,4 +1,4 @@
-"""The large kernels of several models as one picture, and how much of them lies outside of smaller ones."""
+"""The large kernels of several models as one image, and how much of them lies outside of smaller ones."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def kernels(
     for name in models:
         torch.manual_seed(seed)
         found += kernels_of(name, find_model(name), inner, least)
-    drawn = [
-        DrawnKernel(k.model, k.stage, k.magnitude, k.nonzero, k.density, k.outside) for k in by_stage(found)
-    ]
+    drawn = [DrawnKernel(k.model, k.stage, k.magnitude, k.nonzero, k.density, k.outside) for k in by_stage(found)]
     path = Path(output)
     rows = [
         {

@@ -7,9 +7,9 @@ from lk_downstream.commands.parsing import new_parser, parse
 
 def main(args: list[str]) -> int:
     """Draw by the words of a command line."""
-    parser = new_parser("plot", "Draw loss, learning rates and validation figures to curves.png.")
+    parser = new_parser("plot", "Draw loss, learning rates and validation metrics to curves.png.")
     parser.add_argument("folders", nargs="+", help="of runs, each with its metrics.csv")
-    parser.add_argument("--monitor", help="the figure that matters, such as val/mIoU; default: the task's")
+    parser.add_argument("--monitor", help="the metric that matters, such as val/mIoU; default: the task's")
     options = parse(parser, args)
     from lk_downstream.reports.curves import plot_run
 

@@ -12,7 +12,7 @@ from lk_downstream.commands.parsing import new_parser, parse
 from lk_downstream.commands.printing import console
 from lk_downstream.errors import InputError
 
-DESCRIPTION = """Parameters and multiply-adds of the published models beside the published figures, or of any model;
+DESCRIPTION = """Parameters and multiply-adds of the published models beside the published results, or of any model;
 or what trained models cost where they run: latency, throughput, memory, part by part.
 
 lk-downstream profile
@@ -99,7 +99,7 @@ def _measured(options: Namespace) -> int:
     screen.print(profile_table(rows))
     if options.output:
         write_json(Path(options.output), {"torch": torch.__version__, "profiles": rows})
-        screen.print(f"\nfigures      {options.output}", markup=False)
+        screen.print(f"\nnumbers      {options.output}", markup=False)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Effective receptive fields of several models as one picture, with the area ratios of the RepLKNet paper."""
+"""Effective receptive fields of several models as one image, with the area ratios of the RepLKNet paper."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def receptive_field(
 
     from lk_downstream.analysis import receptive_field as fields
     from lk_downstream.analysis.models import find_model
-    from lk_downstream.data.pictures import PictureFolder
+    from lk_downstream.data.image_folder import ImageFolder
     from lk_downstream.reports.files import write_image, write_json, write_table
     from lk_downstream.reports.receptive_field import Drawn, draw_fields, fields_table
 
-    folder = PictureFolder(images) if images else None
+    folder = ImageFolder(images) if images else None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = []
     for name in models:

@@ -15,8 +15,8 @@ def main(args: list[str]) -> int:
     options = parse(parser, args)
     from rich.console import Console
 
-    from lk_downstream.metrics.coco_results import figures_table, score_file
+    from lk_downstream.metrics.coco_results import metrics_table, score_file
 
     scores = score_file(options.annotations, options.results, options.kind, options.backend)
-    Console(soft_wrap=True).print(figures_table(scores))
+    Console(soft_wrap=True).print(metrics_table(scores))
     return 0

@@ -3,16 +3,16 @@
 from lk_downstream.data.class_table import ClassTable
 from lk_downstream.data.classification import ClassFolder, ImageNet, ImageNet22K
 from lk_downstream.data.classification_module import ClassificationData
-from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture
+from lk_downstream.data.classification_transforms import EvaluationImage, TrainingImage
 from lk_downstream.data.coco import Coco
 from lk_downstream.data.coco_masks import CocoInstances, CocoPanoptic
 from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_module import DetectionData
 from lk_downstream.data.detection_transforms import LargeScaleJitter, MultiScale, MultiScaleCrop, ResizeToFit
+from lk_downstream.data.image_folder import ImageFolder
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.parquet import ClassParquet, SegmentationParquet
-from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.sampling import ClassBalanced, RepeatFactor, Sampling, WeightColumn
 from lk_downstream.data.segmentation import ADE20K, Cityscapes, SegmentationDataset
 from lk_downstream.data.segmentation_folder import SegmentationFolder
@@ -35,14 +35,14 @@ __all__ = [
     "DataModule",
     "DetectionData",
     "DetectionDataset",
-    "EvaluationPicture",
+    "EvaluationImage",
+    "ImageFolder",
     "ImageNet",
     "ImageNet22K",
     "LargeScaleJitter",
     "Mix",
     "MultiScale",
     "MultiScaleCrop",
-    "PictureFolder",
     "RepeatFactor",
     "ResizeToFit",
     "Sampling",
@@ -51,7 +51,7 @@ __all__ = [
     "SegmentationFolder",
     "SegmentationParquet",
     "Synthetic",
-    "TrainingPicture",
+    "TrainingImage",
     "Voc",
     "WeightColumn",
     "Yolo",

@@ -17,14 +17,14 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch: tensors stacked, everything else in a list.
 
     Raises:
-        InputError: The pictures differ in size.
+        InputError: The images differ in size.
     """
     shapes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
     if len(shapes) > 1:
         (one, name), (other, other_name) = list(shapes.items())[:2]
         raise InputError(
             f"{name} is {one[1]} x {one[0]} and {other_name} is {other[1]} x {other[0]}: "
-            "pictures of different sizes cannot share a batch, set data.val_batch_size to 1"
+            "images of different sizes cannot share a batch, set data.val_batch_size to 1"
         )
     batch: dict[str, Any] = {}
     for key, first in samples[0].items():
@@ -37,10 +37,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of pictures at their own size, with ``size`` (N, 2), their height and width.
+    """A batch of images at their own size, with ``size`` (N, 2), their height and width.
 
     Raises:
-        InputError: The pictures differ in size.
+        InputError: The images differ in size.
     """
     return collate([{**sample, "size": torch.tensor(sample["image"].shape[-2:])} for sample in samples])
 

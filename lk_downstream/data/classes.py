@@ -223,6 +223,6 @@ COCO_CLASSES = tuple(name.replace("_", " ") for name in _COCO_NAMES.split())
 
 
 def bright_palette(count: int) -> Palette:
-    """Saturated colours for ``count`` classes whose objects are outlined on pictures: hues a golden angle apart."""
+    """Saturated colours for ``count`` classes whose objects are outlined on images: hues a golden angle apart."""
     colours = (colorsys.hsv_to_rgb((0.99 + 0.618034 * i) % 1, (0.85, 0.6)[i // 8 % 2], 0.95) for i in range(count))
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours]

@@ -1,4 +1,4 @@
-"""Data sets of pictures with one label: a folder for each class."""
+"""Data sets of images with one label: a folder for each class."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lk_downstream.data import synthetic_layouts
 from lk_downstream.data.imagenet_labels import read_labels
 from lk_downstream.data.listing import images_in
 from lk_downstream.data.pairing import placed, same_letters
-from lk_downstream.data.reading import find_pictures, read_picture
+from lk_downstream.data.reading import find_images, load_image
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
 
 
 class ClassFolder(Dataset):
-    """Anyone's pictures: ``<split>/CLASS/NAME.jpg``, also in folders below that of the class.
+    """Anyone's images: ``<split>/CLASS/NAME.jpg``, also in folders below that of the class.
 
     An item is ``{"image": tv_tensors.Image uint8 (3, H, W) RGB, "label": int, "name": str}``; the name is the path
     below the split's folder, and the label the place of the class among the sorted names of the class folders. No
-    picture is decoded before its item is asked for.
+    image is decoded before its item is asked for.
 
     Args:
         split: Name of the split.
@@ -40,7 +40,7 @@ class ClassFolder(Dataset):
         class_folders: Names of their folders, in the same order.
     """
 
-    orientation = True  # whether pictures are turned as their EXIF data say
+    orientation = True  # whether images are turned as their EXIF data say
     channels = 3  # of the images
     multilabel = False  # whether items have ``labels``, a vector of 0 and 1
     flat_hint = ", or give their labels in a table (ClassTable)"
@@ -52,7 +52,7 @@ class ClassFolder(Dataset):
 
     @property
     def source(self) -> Path:
-        """What decides which pictures belong to the split."""
+        """What decides which images belong to the split."""
         return self.folder
 
     @cached_property
@@ -70,7 +70,7 @@ class ClassFolder(Dataset):
             folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
         if not folders:
             raise InputError(
-                f"{self.folder} holds no class folders: sort its pictures into one folder for each class, such as "
+                f"{self.folder} holds no class folders: sort its images into one folder for each class, such as "
                 f"{self.folder / 'CLASS' / 'NAME.jpg'}{self.flat_hint}"
             )
         self.check(folders)
@@ -95,26 +95,26 @@ class ClassFolder(Dataset):
 
     @cached_property
     def samples(self) -> tuple[Sequence[bytes], np.ndarray]:
-        """Path below the split's folder (bytes) and label (int32) of every picture, in the order of the paths.
+        """Path below the split's folder (bytes) and label (int32) of every image, in the order of the paths.
 
         Rows of bytes and numbers and not a list of pairs: millions of Python objects would be copied into every loader
         process.
 
         Raises:
-            InputError: A class folder is unknown, cannot be listed, or holds no picture.
+            InputError: A class folder is unknown, cannot be listed, or holds no image.
         """
         labels = {same_letters(name): label for label, name in enumerate(self.class_folders)}
         paths, counts = images_in(self.folder, self.found)
         if not counts.all() and not self.known:
             raise InputError(
-                f"{self.folder / self.found[counts.argmin()]} holds no picture: add pictures of this class, or remove "
+                f"{self.folder / self.found[counts.argmin()]} holds no image: add images of this class, or remove "
                 "the folder"
             )
         found = np.array([labels[same_letters(name)] for name in self.found], dtype=np.int32)
         return paths, np.repeat(found, counts)
 
     def image_path(self, index: int) -> Path:
-        """The file of a picture."""
+        """The file of an image."""
         return self.folder / os.fsdecode(self.samples[0][index])
 
     def __len__(self) -> int:
@@ -122,14 +122,14 @@ class ClassFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         name, label = os.fsdecode(self.samples[0][index]), self.samples[1][index]
-        image = read_picture(self.image_path(index), self.orientation, channels=self.channels)
+        image = load_image(self.image_path(index), self.orientation, channels=self.channels)
         return {"image": image, "label": label if self.multilabel else int(label), "name": name}
 
 
 class ImageNet(ClassFolder):
     """ImageNet-1K (ILSVRC 2012): ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``, 1000 classes.
 
-    The order of the classes is that of the sorted WordNet ids, whichever folders there are. Pictures are not turned by
+    The order of the classes is that of the sorted WordNet ids, whichever folders there are. Images are not turned by
     their EXIF data, as in the evaluation of the published models.
 
     Args:
@@ -137,7 +137,7 @@ class ImageNet(ClassFolder):
         root: Folder of the data set.
         folder: Folder of a split below ``root``; ``{split}`` stands for the split.
         complete: Refuse a split that lacks some of the classes.
-        labels: A file below ``root`` with the labels of a split whose pictures lie in one folder, without class folders
+        labels: A file below ``root`` with the labels of a split whose images lie in one folder, without class folders
             (Kaggle's ``LOC_val_solution.csv``, ``val.txt``, or the authors' ground truth): see :func:`read_labels`.
         synsets: A file below ``root`` with a WordNet id and the authors' number a line, for their ground truth.
     """
@@ -179,7 +179,7 @@ class ImageNet(ClassFolder):
 
     @cached_property
     def flat(self) -> list[tuple[bytes, str]] | None:
-        """Path below the split's folder, and WordNet id, of every picture where there are no class folders.
+        """Path below the split's folder, and WordNet id, of every image where there are no class folders.
 
         Raises:
             InputError: See :func:`read_labels`.
@@ -189,7 +189,7 @@ class ImageNet(ClassFolder):
         with archives.scandir(self.folder) as entries:
             if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
                 return None
-        paths = sorted(path.removeprefix(b"./") for path in find_pictures(self.folder))
+        paths = sorted(path.removeprefix(b"./") for path in find_images(self.folder))
         names = [os.fsdecode(path) for path in paths]
         return list(zip(paths, read_labels(self.labels, names, self.wnids, self.synsets)))
 
@@ -204,7 +204,7 @@ class ImageNet(ClassFolder):
 
     @cached_property
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Path and label of every picture, see :attr:`ClassFolder.samples`."""
+        """Path and label of every image, see :attr:`ClassFolder.samples`."""
         if self.flat is None:
             return super().samples
         assert self.found  # checked

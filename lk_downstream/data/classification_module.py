@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
-from lk_downstream.data.classification_transforms import EvaluationPicture, TrainingPicture, collate_pictures
+from lk_downstream.data.classification_transforms import EvaluationImage, TrainingImage, collate_images
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pairing import same_letters
@@ -26,30 +26,30 @@ from lk_downstream.errors import InputError, near_names, some
 
 
 class ClassificationData(DataModule):
-    """Pictures of one size with a label, augmented as by the papers for training, resized as by them for evaluation.
+    """Images of one size with a label, augmented as by the papers for training, resized as by them for evaluation.
 
-    A batch is ``{"image": uint8 (N, 3, size, size), "label": int64 (N,), "name": list}``; of pictures with several
+    A batch is ``{"image": uint8 (N, 3, size, size), "label": int64 (N,), "name": list}``; of images with several
     labels (:class:`ClassTable`) it has ``labels`` float32 (N, classes) of 0 and 1. Images stay uint8: the task
     normalises them, and erases and mixes them, which is done on whole batches on the device.
 
     Args:
         dataset: Makes the data set of a split, such as the class :class:`ImageNet` with its ``root``.
-        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
-        size: Side of the square pictures.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
+        size: Side of the square images.
         val_size: Side in evaluation; None: ``size``.
         crop: Share of the resized short side that evaluation crops; 1 resizes to the square. None: as the papers,
             0.875 below 384 pixels, else 1.
-        scale: Smallest and largest share of a picture's area that the training crop takes.
+        scale: Smallest and largest share of an image's area that the training crop takes.
         ratio: Smallest and largest ratio of its sides.
         flip: Probability of a horizontal flip.
         auto_augment: timm's name of an augmentation policy; None: none.
         color_jitter: Strength of changes of brightness, contrast and saturation, only without ``auto_augment``.
-        val_batch_size: Pictures per evaluation batch of one device.
+        val_batch_size: Images per evaluation batch of one device.
         workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
         repeat: How often an epoch passes the training split; more than 1 for small data sets.
         train_split: Name of the training split.
         val_split: Name of the validation split; None: there is none.
-        predict: A picture or a folder of pictures to predict on.
+        predict: An image or a folder of images to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
@@ -63,10 +63,10 @@ class ClassificationData(DataModule):
         mix: Further data sets to train on, of the same classes.
 
     Attributes:
-        multilabel: Whether a picture may have several labels.
+        multilabel: Whether an image may have several labels.
     """
 
-    collate_train = collate_val = staticmethod(collate_pictures)
+    collate_train = collate_val = staticmethod(collate_images)
 
     def __init__(
         self,
@@ -116,8 +116,8 @@ class ClassificationData(DataModule):
                 f"{known.source} holds a single class folder, {self.classes[0]}, so that there is nothing to tell "
                 "apart: it has to hold one for each class, two or more"
             )
-        self.train_transform = TrainingPicture(size, tuple(scale), tuple(ratio), flip, auto_augment, color_jitter)
-        self.val_transform = EvaluationPicture(val_size or size, crop)
+        self.train_transform = TrainingImage(size, tuple(scale), tuple(ratio), flip, auto_augment, color_jitter)
+        self.val_transform = EvaluationImage(val_size or size, crop)
 
     def prepare_data(self) -> None:
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
@@ -159,24 +159,24 @@ class ClassificationData(DataModule):
             self._warn_of_shared(train, val)
 
     def _warn_of_absent(self, what: Path | str, labels: np.ndarray) -> None:
-        """Name the classes that are trained but that no validation picture has."""
+        """Name the classes that are trained but that no validation image has."""
         counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.classes))
         trained = set(self.train_data.found)
         pairs = zip(self.classes, self.train_data.class_folders, counts)
         absent = [name for name, folder, count in pairs if not count and folder in trained]
         if absent and self._rank == 0:
             warnings.warn(
-                f"{what} has no pictures of {len(absent)} of {len(self.classes)} classes ({some(absent, 3)}), which "
+                f"{what} has no images of {len(absent)} of {len(self.classes)} classes ({some(absent, 3)}), which "
                 "are trained but not evaluated",
                 stacklevel=3,
             )
 
     def val_dataloader(self) -> DataLoader | list:
-        """Every validation picture once over all devices; no loader where there is no validation split."""
+        """Every validation image once over all devices; no loader where there is no validation split."""
         return super().val_dataloader() if self.val_data is not None else []
 
     def predict_data(self) -> Dataset:
-        """The pictures of ``predict``, resized as for evaluation."""
+        """The images of ``predict``, resized as for evaluation."""
         return Transformed(super().predict_data(), self.val_transform)
 
 

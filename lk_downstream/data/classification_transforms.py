@@ -1,4 +1,4 @@
-"""Transforms of pictures with one label, by timm's own parts: what the papers trained and evaluated with."""
+"""Transforms of images with one label, by timm's own parts: what the papers trained and evaluated with."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torchvision.transforms.v2 import InterpolationMode
 from lk_downstream.errors import InputError
 
 
-class TrainingPicture:
+class TrainingImage:
     """Random crop resized to a square, horizontal flip, and timm's RandAugment (or colour jitter), on uint8.
 
-    Crop and resize are torchvision's on tensors, by the rule of timm's and three times as fast as on Pillow's pictures;
+    Crop and resize are torchvision's on tensors, by the rule of timm's and three times as fast as on Pillow's images;
     a pixel differs by 0.04 of its 255 levels on average. Colours are changed by timm's own operations. Normalisation,
     random erasing, mixup and cutmix follow on the device, on whole batches.
 
     Args:
         size: Side of the square.
-        scale: Smallest and largest share of the picture's area that is cropped.
+        scale: Smallest and largest share of the image's area that is cropped.
         ratio: Smallest and largest ratio of the crop's sides.
         flip: Probability of the flip.
         auto_augment: timm's name of a policy, such as ``rand-m9-mstd0.5-inc1``; None: none.
@@ -89,7 +89,7 @@ class TrainingPicture:
 
 
 def allow_zero_bits(colours: v2.Compose) -> None:
-    """Let timm's strongest posterization, which leaves no bit, give a black picture, as it did in the papers.
+    """Let timm's strongest posterization, which leaves no bit, give a black image, as it did in the papers.
 
     Newer releases of Pillow refuse to leave less than one bit, which would end a training by chance.
     """
@@ -100,13 +100,13 @@ def allow_zero_bits(colours: v2.Compose) -> None:
                 operation.aug_fn = _posterize
 
 
-def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
-    return posterize(picture, bits) if bits > 0 else Image.new(picture.mode, picture.size)
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    return posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
-class EvaluationPicture:
+class EvaluationImage:
     """The papers' evaluation: below 384 pixels the short side is resized and the centre cropped, from 384 on the
-    picture is resized to the square, whatever its shape; bicubic.
+    image is resized to the square, whatever its shape; bicubic.
 
     Args:
         size: Side of the square.
@@ -128,21 +128,21 @@ class EvaluationPicture:
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """uint8 (3 or 1, H, W) -> a picture of Pillow, whose resize and colours are what timm's transforms mean."""
+    """uint8 (3 or 1, H, W) -> an image of Pillow, whose resize and colours are what timm's transforms mean."""
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
 
 
-def from_pil(picture: Image.Image) -> torch.Tensor:
-    """A picture of Pillow -> uint8 (3 or 1, H, W), which lies in memory as pixels of three bytes."""
-    pixels = np.array(picture)
+def from_pil(image: Image.Image) -> torch.Tensor:
+    """An image of Pillow -> uint8 (3 or 1, H, W), which lies in memory as pixels of three bytes."""
+    pixels = np.array(image)
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
 
 
-def collate_pictures(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate_images(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples of one size -> ``{"image": uint8 (N, 3, H, W), "label": int64 (N,), "name": list}``.
 
-    Where samples have ``labels``, float32 (classes,), so has the batch, (N, classes). The pictures are in channels-last
+    Where samples have ``labels``, float32 (classes,), so has the batch, (N, classes). The images are in channels-last
     order, in which they come and are used.
     """
     images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)

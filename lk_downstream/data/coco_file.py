@@ -50,7 +50,7 @@ def load_content(
 
     Args:
         path: The file.
-        images: Keys that pictures must have.
+        images: Keys that images must have.
         annotations: Keys that annotations must have.
         box_format: What their ``bbox`` holds.
 
@@ -76,13 +76,13 @@ def checked(
     """The content of an annotation file in COCO's own form, all but the outlines of its objects checked.
 
     What tools write otherwise is brought to that form: files of test sets have no ``annotations``; Roboflow's begin
-    with a category that stands for all others; annotations of pictures or categories that are not listed do not count,
+    with a category that stands for all others; annotations of images or categories that are not listed do not count,
     as in pycocotools; boxes are of the ``box_format``.
 
     Args:
         name: Of the file, for the messages.
         content: What it holds; not changed.
-        images: Keys that pictures must have beside their ``id``.
+        images: Keys that images must have beside their ``id``.
         annotations: Keys that annotations must have beside ``image_id`` and ``category_id``. Their ids may be anything,
             see `annotation_ids`.
         box_format: What their ``bbox`` holds.
@@ -96,7 +96,7 @@ def checked(
     """
     notes = []
     if isinstance(content, dict) and isinstance(content.get("images"), list) and "annotations" not in content:
-        notes.append(f"{name} has no annotations, as the files of test sets: results are written, and no figures")
+        notes.append(f"{name} has no annotations, as the files of test sets: results are written, and no metrics")
         content = {**content, "annotations": []}
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
@@ -106,8 +106,8 @@ def checked(
     _check_rows(name, "annotations", content["annotations"], ("image_id", "category_id", *annotations))
     for row in content["images"]:
         if "height" in row and "width" in row:
-            trust.check_pixels(f"{name}: picture {row['id']}", int(row["width"]), int(row["height"]))
-    _unique(name, "picture", [row["id"] for row in content["images"]])
+            trust.check_pixels(f"{name}: image {row['id']}", int(row["width"]), int(row["height"]))
+    _unique(name, "image", [row["id"] for row in content["images"]])
     kinds, rows = content["categories"], content["annotations"]
     root = root_category(kinds)
     if root is not None and all(row["category_id"] != root for row in rows):

@@ -20,7 +20,7 @@ CROWDS = (
     "are crowds (iscrowd 1, as CVAT's brush marks every object), which detectors do not learn and AP does not count: "
     "set iscrowd to 0 if they are single objects"
 )
-BEYOND = 1.0  # pixels: COCO's own boxes, rounded to 1/100, may end a little beyond their picture
+BEYOND = 1.0  # pixels: COCO's own boxes, rounded to 1/100, may end a little beyond their image
 
 
 @dataclass
@@ -30,13 +30,13 @@ class CocoIndex:
     Attributes:
         path: The file.
         categories: Names by category id, in the order of the labels 0, 1, and so on: by rising id.
-        image_ids: int64, (N,), of the pictures, rising.
-        files: Their names, below the folder of the pictures.
+        image_ids: int64, (N,), of the images, rising.
+        files: Their names, below the folder of the images.
         sizes: int64, (N, 2), their heights and widths.
-        first: int64, (N + 1,): picture i has the objects ``first[i]`` to ``first[i + 1] - 1``.
+        first: int64, (N + 1,): image i has the objects ``first[i]`` to ``first[i + 1] - 1``.
         ids: int64, (M,), ids of the objects' annotations, see `annotation_ids`.
         labels: int64, (M,).
-        boxes: float64, (M, 4), x1, y1, x2, y2 in pixels, within the picture.
+        boxes: float64, (M, 4), x1, y1, x2, y2 in pixels, within the image.
         crowd: bool, (M,).
         outlines: Polygons or run lengths of the objects, see :func:`pack_outline`, as one row of bytes.
         ends: int64, (M + 1,): where those of each object begin and end.
@@ -68,7 +68,7 @@ class CocoIndex:
         vars(self).update({name: kept_arrays.received(value) for name, value in state.items()})
 
     def masks(self, image: int) -> Tensor:
-        """Masks uint8 (G, H, W) of all objects of picture number ``image``.
+        """Masks uint8 (G, H, W) of all objects of image number ``image``.
 
         Raises:
             InputError: An object has no outline, or one that is broken.
@@ -87,8 +87,8 @@ class CocoIndex:
 def make_index(path: str | Path, content: dict[str, Any], notes: Sequence[str] = ()) -> CocoIndex:
     """The index of what an annotation file holds.
 
-    Boxes that reach beyond their picture are clipped to it. Objects are left out if their box, clipped, is narrower or
-    lower than a pixel (also: of negative size, or outside the picture), or if all of their polygons have fewer than
+    Boxes that reach beyond their image are clipped to it. Objects are left out if their box, clipped, is narrower or
+    lower than a pixel (also: of negative size, or outside the image), or if all of their polygons have fewer than
     three points. Both are counted in ``notes``.
 
     Args:
@@ -140,7 +140,7 @@ def make_index(path: str | Path, content: dict[str, Any], notes: Sequence[str] =
 
 
 def _boxes(path: Path, rows: list[dict[str, Any]], ids: np.ndarray, sizes: np.ndarray):
-    """Boxes x1, y1, x2, y2 within pictures of the ``sizes`` (w, h), which of them to keep, and notes."""
+    """Boxes x1, y1, x2, y2 within images of the ``sizes`` (w, h), which of them to keep, and notes."""
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = np.tile(sizes, 2)
@@ -149,9 +149,9 @@ def _boxes(path: Path, rows: list[dict[str, Any]], ids: np.ndarray, sizes: np.nd
     kept = (clipped[:, 2:] - clipped[:, :2] >= 1).all(1)
     notes = []
     if (beyond & kept).any():
-        notes.append(_note(path, ids[beyond & kept], "reach beyond their picture and were clipped to it"))
+        notes.append(_note(path, ids[beyond & kept], "reach beyond their image and were clipped to it"))
     if not kept.all():
-        notes.append(_note(path, ids[~kept], "have a box of less than a pixel in their picture and were left out"))
+        notes.append(_note(path, ids[~kept], "have a box of less than a pixel in their image and were left out"))
     return clipped, kept, notes
 
 

@@ -45,7 +45,7 @@ def parse_outline(outline: Any, height: int, width: int) -> list[list[float]] | 
         raise ValueError("has a segmentation that is neither polygons nor run lengths (counts and size)")
     counts, size = outline["counts"], outline["size"]
     if size != [height, width]:
-        raise ValueError(f"has run lengths of the size {size} in a picture of [{height}, {width}]")
+        raise ValueError(f"has run lengths of the size {size} in an image of [{height}, {width}]")
     try:
         runs = np.asarray(counts if isinstance(counts, list) else run_lengths(counts), dtype=np.int64)
     except (ValueError, TypeError, OverflowError):

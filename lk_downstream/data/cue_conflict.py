@@ -17,7 +17,7 @@ import torch
 from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
 
-from lk_downstream.data.reading import find_pictures, read_picture
+from lk_downstream.data.reading import find_images, load_image
 from lk_downstream.errors import InputError, near_names
 
 
@@ -76,7 +76,7 @@ class CueConflict(Dataset):
         """Path below the folder, shape and texture of each image."""
         numbers = {name: number for number, name in enumerate(CATEGORIES)}
         found = []
-        for path in sorted(os.fsdecode(path).removeprefix("./") for path in find_pictures(self.folder)):
+        for path in sorted(os.fsdecode(path).removeprefix("./") for path in find_images(self.folder)):
             names = match.groups() if (match := _NAME.fullmatch(Path(path).stem)) else ()
             if not names or not numbers.keys() >= set(names):
                 odd = next((name for name in names if name not in numbers), "")
@@ -102,5 +102,5 @@ class CueConflict(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, shape, texture = self.samples[index]
-        image = read_picture(self.folder / path, orientation=False)
+        image = load_image(self.folder / path, orientation=False)
         return {"image": image, "label": shape, "texture": texture, "name": path}

@@ -17,7 +17,7 @@ from lk_downstream import archives
 from lk_downstream.archives import Place
 from lk_downstream.data.classes import Palette, bright_palette
 from lk_downstream.data.coco_index import CocoIndex, make_index
-from lk_downstream.data.reading import read_picture
+from lk_downstream.data.reading import load_image
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, some
 
@@ -163,11 +163,11 @@ class DetectionDataset(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         index = self.index
         path, size = self.image_path(number), tuple(index.sizes[number].tolist())
-        image = read_picture(path)
+        image = load_image(path)
         if tuple(image.shape[-2:]) != size:
             raise InputError(
                 f"{path} is {image.shape[-1]} x {image.shape[-2]} (as its EXIF orientation turns it), but {index.path} "
-                f"says {size[1]} x {size[0]} of picture {index.image_ids[number]}: mend the one or the other"
+                f"says {size[1]} x {size[0]} of image {index.image_ids[number]}: mend the one or the other"
             )
         objects = slice(index.first[number], index.first[number + 1])
         boxes = torch.tensor(index.boxes[objects]).float()

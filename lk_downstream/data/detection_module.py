@@ -20,9 +20,9 @@ from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
+from lk_downstream.data.image_folder import ImageFolder
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
-from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.splits import Splits
 from lk_downstream.data.strata import of_objects
@@ -70,7 +70,7 @@ class Target:
 
 
 def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of pictures of any sizes, padded at the bottom and on the right to a common multiple of 32.
+    """A batch of images of any sizes, padded at the bottom and on the right to a common multiple of 32.
 
     Returns:
         ``image`` uint8 (N, 3, H, W), ``size`` int64 (N, 2) without padding, ``target``: list of :class:`Target` whose
@@ -94,27 +94,27 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class DetectionData(DataModule):
-    """Training batches by the papers' pipeline, validation pictures resized to the evaluation's scale.
+    """Training batches by the papers' pipeline, validation images resized to the evaluation's scale.
 
-    A batch, see :func:`collate_detection`, holds pictures that are all wider than high or all not, which saves padding.
-    The targets have what :class:`DetectionDataset` gives, boxes in pixels of the resized picture.
+    A batch, see :func:`collate_detection`, holds images that are all wider than high or all not, which saves padding.
+    The targets have what :class:`DetectionDataset` gives, boxes in pixels of the resized image.
 
     Args:
         dataset: Makes the data set of a split, such as the class :class:`Coco`, :class:`Yolo` or :class:`Voc` with its
             ``root``.
-        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
         masks: Whether to load masks, which detectors with mask heads are trained on.
         augmentation: Steps between the flip and the batch: ``MultiScaleCrop`` (the papers', and the default),
             ``MultiScale``, ``LargeScaleJitter`` or ``ResizeToFit``, and any of torchvision.transforms.v2.
         flip: Probability of a horizontal flip.
         scale: The long and the short side at most in evaluation.
-        keep_empty: Whether to train also on pictures without any object; the published models were not.
-        val_batch_size: Validation pictures per batch of one device.
+        keep_empty: Whether to train also on images without any object; the published models were not.
+        val_batch_size: Validation images per batch of one device.
         workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
         repeat: How often an epoch passes the training split; more than 1 for small data sets.
         train_split: Name of the training split.
         val_split: Name of the validation split.
-        predict: A picture or a folder of pictures to predict on.
+        predict: An image or a folder of images to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
@@ -238,7 +238,7 @@ class DetectionData(DataModule):
         if left_out is not None:
             used &= ~np.isin(np.arange(len(used)), left_out)
         if not used.any():
-            raise InputError(f"{index.path} has no picture with an object to train on")
+            raise InputError(f"{index.path} has no image with an object to train on")
         return Subset(data, used.nonzero()[0].tolist()), (index.sizes[:, 1] > index.sizes[:, 0])[used]
 
     def _held_out(self) -> np.ndarray:
@@ -260,7 +260,7 @@ class DetectionData(DataModule):
         return {"images": images, "annotations": [], "categories": kinds}
 
     def predict_data(self) -> Dataset:
-        """The pictures of ``predict``, resized to the evaluation's scale."""
+        """The images of ``predict``, resized to the evaluation's scale."""
         return Transformed(_WithIds(super().predict_data(), self.val_data), _WithTarget(self.resize))
 
     def _compare(self, categories: dict[int, str]) -> None:
@@ -277,7 +277,7 @@ class DetectionData(DataModule):
 class _WithIds(Dataset):
     """Images to predict on with an ``image_id``: that of the annotations where these list them all, else counted."""
 
-    def __init__(self, folder: PictureFolder, annotated: DetectionDataset):
+    def __init__(self, folder: ImageFolder, annotated: DetectionDataset):
         self.folder, self.names = folder, [path.relative_to(folder.root).as_posix() for path in folder.files]
         self.ids = list(range(1, len(self.names) + 1))
         if not annotated.annotations.exists():
@@ -299,7 +299,7 @@ class _WithIds(Dataset):
 
 
 class _WithTarget:
-    """Resizes a picture without annotations and notes its original size."""
+    """Resizes an image without annotations and notes its original size."""
 
     def __init__(self, resize: ResizeToFit):
         self.resize = resize

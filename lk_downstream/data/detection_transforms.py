@@ -2,7 +2,7 @@
 
 Every step takes and returns a data set's item, ``{"image": ..., "target": {"boxes", "labels", "masks", ...}, ...}``;
 steps of torchvision itself (``RandomPhotometricDistort`` and the like) fit in between. Boxes that a step moves out of
-the picture become empty and are taken away at the end, see :class:`KeepVisible`.
+the image become empty and are taken away at the end, see :class:`KeepVisible`.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class MultiScale(v2.Transform):
 class MultiScaleCrop(v2.Transform):
     """The augmentation of the papers (DETR's): `MultiScale`, or in half of the cases a random crop before it.
 
-    For the crop the picture is resized by another `MultiScale`, and a rectangle with both sides drawn from ``crop``
-    (but no larger than the picture) is cut out, with or without objects in it.
+    For the crop the image is resized by another `MultiScale`, and a rectangle with both sides drawn from ``crop``
+    (but no larger than the image) is cut out, with or without objects in it.
 
     Args:
         short: Lengths of the short side to choose from.
@@ -125,7 +125,7 @@ class MultiScaleCrop(v2.Transform):
 class LargeScaleJitter(v2.Transform):
     """Large-scale jitter (Ghiasi et al. 2021): resize by a random factor, then crop what is larger than ``size``.
 
-    The factor multiplies the scale at which the picture just fits into the square ``size``. A smaller picture is
+    The factor multiplies the scale at which the image just fits into the square ``size``. A smaller image is
     padded when the batch is made.
 
     Args:
@@ -154,7 +154,7 @@ class LargeScaleJitter(v2.Transform):
 
 
 class KeepVisible(v2.Transform):
-    """Clip boxes to the picture and take away objects whose box is empty."""
+    """Clip boxes to the image and take away objects whose box is empty."""
 
     def forward(self, item: dict[str, Any]) -> dict[str, Any]:
         """The item with the objects that can be seen."""

@@ -16,7 +16,7 @@ from lk_downstream import archives, trust
 from lk_downstream.data.class_counts import inner
 from lk_downstream.errors import InputError
 
-NEAR = 10  # bits of 256 in which images differ that are the same picture
+NEAR = 10  # bits of 256 in which images differ that are the same image
 PLAIN = 25  # bits of 256 that are set, or not set, in an image that shows next to nothing
 SECONDS = 3.0  # by which the start of a training becomes longer at most
 

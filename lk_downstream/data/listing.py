@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lk_downstream import kept_arrays
-from lk_downstream.data.reading import find_pictures
+from lk_downstream.data.reading import find_images
 
 KEEP_FROM = 100_000  # files; fewer are listed in less than a second
 SETTLED = 2.0  # seconds after its last change from which a folder's time tells the next change
@@ -83,7 +83,7 @@ def images_in(root: Path, folders: Sequence[str]) -> tuple[Paths, np.ndarray]:
         return Paths(kept.names, kept.ends), kept.counts
     start = time.time()
     visited: list[str] = []
-    found = [sorted(find_pictures(root, folder, visited)) for folder in folders]
+    found = [sorted(find_images(root, folder, visited)) for folder in folders]
     counts = np.array([len(paths) for paths in found], dtype=np.int64)
     paths = Paths.of(path for part in found for path in part)
     times = _times(root, visited) if len(paths) >= KEEP_FROM else None

@@ -18,9 +18,9 @@ from lk_downstream import machine
 from lk_downstream.data.batches import Collate, InSharedMemory, Transformed, collate, collate_evaluation
 from lk_downstream.data.classes import Palette
 from lk_downstream.data.duplicates import image_paths, shared_images
+from lk_downstream.data.image_folder import ImageFolder
 from lk_downstream.data.left_out import Drawn, LeftOut, WithLeftOut
 from lk_downstream.data.mix import Mix
-from lk_downstream.data.pictures import PictureFolder
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
 from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler, pass_length
 from lk_downstream.data.sampling import Sampling
@@ -38,12 +38,12 @@ class DataModule(L.LightningDataModule):
     A subclass sets ``classes`` and ``palette`` in its ``__init__`` and ``train_set`` and ``val_set`` in ``setup``.
 
     Args:
-        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
-        val_batch_size: Pictures per validation batch of one device.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
+        val_batch_size: Images per validation batch of one device.
         workers: Loader processes per device; None: one less than the cores that a device has, 1 to 8. 0 loads in the
             training process.
         repeat: How often an epoch passes the training split; more than 1 for small data sets.
-        predict: A picture or a folder of pictures to predict on.
+        predict: An image or a folder of images to predict on.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.
         splits: Takes the validation data from the training split; None: they have a split of their own.
@@ -99,12 +99,12 @@ class DataModule(L.LightningDataModule):
         self._draws: np.ndarray | None = None
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
-        # With more processes than validation pictures a process may have nothing to do.
+        # With more processes than validation images a process may have nothing to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @property
     def device_batch_size(self) -> int:
-        """Pictures per training batch of one device.
+        """Images per training batch of one device.
 
         Raises:
             InputError: The global batch does not divide by devices times accumulated batches.
@@ -181,7 +181,7 @@ class DataModule(L.LightningDataModule):
         batch_size = self.device_batch_size
         if self.epoch_length < self.batch_size:
             raise InputError(
-                f"an epoch has {self.epoch_length} training pictures, fewer than a batch of "
+                f"an epoch has {self.epoch_length} training images, fewer than a batch of "
                 f"{self.batch_size}: make data.batch_size smaller or data.repeat larger"
             )
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
@@ -216,7 +216,7 @@ class DataModule(L.LightningDataModule):
         same = train.exists() and val.exists() and train.samefile(val)
         if self._rank == 0 and same:
             warnings.warn(
-                f"both splits are {train}: the figures will be those of images that were trained on, and say nothing "
+                f"both splits are {train}: the metrics will be those of images that were trained on, and say nothing "
                 "of others; set data.val_split to images of their own",
                 stacklevel=3,
             )
@@ -228,7 +228,7 @@ class DataModule(L.LightningDataModule):
             first, second = pairs[0]
             warnings.warn(
                 f"{len(pairs)} images of the training are in the validation too, by the content of their files, such "
-                f"as {first} and {second}: its figures are too good by that, remove one of each",
+                f"as {first} and {second}: its metrics are too good by that, remove one of each",
                 stacklevel=3,
             )
 
@@ -265,24 +265,24 @@ class DataModule(L.LightningDataModule):
             self.left_out.show(sentences)
 
     def val_dataloader(self) -> DataLoader:
-        """Every validation picture once over all devices."""
+        """Every validation image once over all devices."""
         return self._evaluation_loader(self.val_set)
 
     def predict_dataloader(self) -> DataLoader:
-        """The pictures of ``predict``, each once over all devices, without those that cannot be read."""
+        """The images of ``predict``, each once over all devices, without those that cannot be read."""
         readable = Readable(self.predict_data())
         self.unreadable = readable.unreadable
         return self._evaluation_loader(readable, ReadableLoader, OfReadable(self.collate_val))
 
     def predict_data(self) -> Dataset:
-        """The pictures of ``predict``.
+        """The images of ``predict``.
 
         Raises:
-            InputError: None are given, see also :class:`PictureFolder`.
+            InputError: None are given, see also :class:`ImageFolder`.
         """
         if self.predict is None:
-            raise InputError("prediction needs pictures: set data.predict to a picture or a folder")
-        return PictureFolder(self.predict, self.channels)
+            raise InputError("prediction needs images: set data.predict to an image or a folder")
+        return ImageFolder(self.predict, self.channels)
 
     def _evaluation_loader(
         self, dataset: Dataset, kind: type[DataLoader] = DataLoader, collate_fn: Collate | None = None

@@ -15,7 +15,7 @@ from lk_downstream.data.classification import ClassFolder, distinct
 from lk_downstream.data.labels import class_names
 from lk_downstream.data.listing import Paths
 from lk_downstream.data.mask_files import read_mask
-from lk_downstream.data.reading import read_picture
+from lk_downstream.data.reading import load_image
 from lk_downstream.data.segmentation_folder import SegmentationFolder
 from lk_downstream.data.shards import PATTERNS, Shards, find_shards
 from lk_downstream.errors import InputError, near_names, some
@@ -155,7 +155,7 @@ class ClassParquet(ClassFolder):
     def __getitem__(self, index: int) -> dict:
         names, labels = self.samples
         data = self.shards.image(index, self.columns[0])
-        image = read_picture(self.image_path(index), self.orientation, data, self.channels)
+        image = load_image(self.image_path(index), self.orientation, data, self.channels)
         name = names[index].decode("utf-8", "surrogateescape")
         if self.multilabel:
             return {"image": image, "labels": torch.from_numpy(labels[index]).float(), "name": name}
@@ -244,7 +244,7 @@ class SegmentationParquet(SegmentationFolder):
     def load_image(self, path: str) -> torch.Tensor:
         """The image of a row, uint8 (3, H, W)."""
         data = self.shards.image(self.rows[path], self.columns[0])
-        return read_picture(path, data=data, channels=self.channels)
+        return load_image(path, data=data, channels=self.channels)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The values of the mask of a row, uint8 (H, W)."""

@@ -1,4 +1,4 @@
-"""Reading pictures from files, with one clear sentence for every file that is not what it should be."""
+"""Reading images from files, with one clear sentence for every file that is not what it should be."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when
 except ImportError:
     decode_jpeg = None
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 _ORIENTATION = 0x0112  # EXIF tag; from 5 on width and height are exchanged
 
 
-def find_pictures(root: Path, folder: str = ".", visited: list[str] | None = None) -> list[bytes]:
+def find_images(root: Path, folder: str = ".", visited: list[str] | None = None) -> list[bytes]:
     """Paths below ``root`` of all images in its ``folder`` and below, also behind links; hidden files do not count.
 
     A file that several paths lead to counts once. The folders that are looked into are added to ``visited``.
@@ -38,7 +38,7 @@ def find_pictures(root: Path, folder: str = ".", visited: list[str] | None = Non
     numbers = array("Q")  # of the files on their disk
     links: dict[bytes, tuple[int, int] | None] = {}  # and the disk and number of what they lead to
     for place, entry in walk(root, folder, visited):
-        if entry.name.lower().endswith(PICTURE_SUFFIXES):
+        if entry.name.lower().endswith(IMAGE_SUFFIXES):
             path = os.fsencode(f"{place}/{entry.name}")
             if not entry.is_symlink():
                 found.append(path)
@@ -91,10 +91,10 @@ def walk(root: Path, folder: str = ".", visited: list[str] | None = None) -> Ite
         linked.sort()
 
 
-def read_picture(
+def load_image(
     path: str | Path, orientation: bool = True, data: bytes | None = None, channels: int = 3
 ) -> tv_tensors.Image:
-    """A picture as uint8 RGB, (3, H, W), turned as its EXIF ``orientation`` says (as OpenCV and mmcv do).
+    """An image as uint8 RGB, (3, H, W), turned as its EXIF ``orientation`` says (as OpenCV and mmcv do).
 
     ``data`` is what the file holds, where it is no file of its own. Of other than 3 ``channels``, (C, H, W), it has
     those of the file, see :func:`read_bands`.

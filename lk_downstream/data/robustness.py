@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_module import ClassificationData
-from lk_downstream.data.classification_transforms import collate_pictures
+from lk_downstream.data.classification_transforms import collate_images
 from lk_downstream.data.cue_conflict import CueConflict
 from lk_downstream.data.module import DataModule
 from lk_downstream.errors import InputError, near_names
@@ -22,7 +22,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 class Benchmark(NamedTuple):
-    """A test set of other pictures of ImageNet's classes.
+    """A test set of other images of ImageNet's classes.
 
     Attributes:
         name: Its name.
@@ -184,7 +184,7 @@ def _neighbours(root: Path) -> list[str]:
 
 
 class RobustnessData(DataModule):
-    """The trees one after the other, read and resized as the validation pictures of another data module.
+    """The trees one after the other, read and resized as the validation images of another data module.
 
     A batch has ``part``, int64 (N,), beside what :class:`ClassificationData` has in its batches, and ``texture``, int64
     (N,), see :class:`CueConflict`, -1 for other images.
@@ -204,10 +204,10 @@ class RobustnessData(DataModule):
 
     @staticmethod
     def collate_val(samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch with the part of each picture."""
+        """A batch with the part of each image."""
         added = {"part": [sample["part"] for sample in samples]}
         added["texture"] = [sample.get("texture", -1) for sample in samples]
-        return {**collate_pictures(samples), **{name: torch.tensor(values) for name, values in added.items()}}
+        return {**collate_images(samples), **{name: torch.tensor(values) for name, values in added.items()}}
 
 
 def _marked(sample: dict[str, Any], transform: Callable[[dict[str, Any]], dict[str, Any]], part: int) -> dict[str, Any]:

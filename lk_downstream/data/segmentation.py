@@ -25,17 +25,17 @@ from lk_downstream.data.classes import (
 from lk_downstream.data.labels import IGNORE_INDEX, OUTSIDE, file_values, ranges
 from lk_downstream.data.mask_files import MASK_SUFFIXES, read_mask
 from lk_downstream.data.pairing import list_files, only_listed, read_list, refuse_alone
-from lk_downstream.data.reading import PICTURE_SUFFIXES, read_picture
+from lk_downstream.data.reading import IMAGE_SUFFIXES, load_image
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.errors import InputError, near_names
 
 
 class SegmentationDataset(Dataset):
-    """Pictures and masks that lie in two folder trees, paired by their names.
+    """Images and masks that lie in two folder trees, paired by their names.
 
     An item is ``{"image": tv_tensors.Image uint8 (3, H, W) RGB, "mask": tv_tensors.Mask uint8 (H, W), "name": str}``;
     the mask holds class indices and 255 where nothing is labelled. Nothing on disk is touched before the first
-    ``len()`` or item, and listing decodes no picture.
+    ``len()`` or item, and listing decodes no image.
 
     A subclass sets ``classes``, ``palette`` and ``label_table`` and says where the files lie.
 
@@ -57,7 +57,7 @@ class SegmentationDataset(Dataset):
     channels = 3  # of the images
     splits: Mapping[str, str] = {"train": "train", "val": "val"}  # the usual name -> the data set's own
     tree: str  # the expected files, shown when they are not there
-    list_file: Path | None = None  # with the names of the split's pictures; None: all of its folder
+    list_file: Path | None = None  # with the names of the split's images; None: all of its folder
     mask_hint = ""  # what else may be wrong when a mask has values outside the classes
 
     def __init__(self, split: str, root: str):
@@ -65,26 +65,26 @@ class SegmentationDataset(Dataset):
         self.split = self._own_name(split)
 
     def folders(self) -> tuple[Path, Path]:
-        """Folder of the split's pictures and folder of its masks."""
+        """Folder of the split's images and folder of its masks."""
         raise NotImplementedError
 
-    def picture_key(self, name: str) -> str | None:
-        """What pairs a picture (path below its folder) with a mask, or None for a file that is no picture."""
+    def image_key(self, name: str) -> str | None:
+        """What pairs an image (path below its folder) with a mask, or None for a file that is no image."""
         stem, suffix = os.path.splitext(name)
-        return stem if suffix.lower() in PICTURE_SUFFIXES else None
+        return stem if suffix.lower() in IMAGE_SUFFIXES else None
 
     def mask_key(self, name: str) -> str | None:
-        """What pairs a mask (path below its folder) with a picture, or None for a file that is no mask."""
+        """What pairs a mask (path below its folder) with an image, or None for a file that is no mask."""
         stem, suffix = os.path.splitext(name)
         return stem if suffix.lower() in MASK_SUFFIXES else None
 
-    def pairing_hint(self, pictures: Path, masks: Path) -> str:
+    def pairing_hint(self, images: Path, masks: Path) -> str:
         """What would pair the files of two folders that differ in their names, or an empty string."""
         return ""
 
     @property
     def source(self) -> Path:
-        """What decides which pictures belong to the split: its list of names, or else the folder of its pictures."""
+        """What decides which images belong to the split: its list of names, or else the folder of its images."""
         return self.list_file or self.folders()[0]
 
     def write_synthetic(self, options: Synthetic) -> None:
@@ -98,27 +98,27 @@ class SegmentationDataset(Dataset):
 
     @cached_property
     def samples(self) -> list[tuple[str, str, str]]:
-        """Name, picture and mask of every sample, in the order of the names.
+        """Name, image and mask of every sample, in the order of the names.
 
         Raises:
-            InputError: A folder is missing or empty, or a picture or a mask is alone.
+            InputError: A folder is missing or empty, or an image or a mask is alone.
         """
         folders = self.folders()
         for folder in folders:
             if not folder.is_dir():
                 raise InputError(self._missing(folder))
-        pictures = list_files(folders[0], self.picture_key)
+        images = list_files(folders[0], self.image_key)
         masks = list_files(folders[1], self.mask_key)
-        if not pictures:
-            raise InputError(f"no picture in {folders[0]}; expected under {self.root}:\n{self.tree}")
+        if not images:
+            raise InputError(f"no image in {folders[0]}; expected under {self.root}:\n{self.tree}")
         if self.list_file:
-            names = read_list(self.list_file, self.picture_key)
-            pictures = only_listed(pictures, names, self.list_file, folders[0])
+            names = read_list(self.list_file, self.image_key)
+            images = only_listed(images, names, self.list_file, folders[0])
             masks = {name: masks[name] for name in names if name in masks}
-        hint = self.pairing_hint(*folders) if pictures.keys() != masks.keys() else ""
-        refuse_alone(pictures, masks, "picture", "mask", folders[1], hint)
-        refuse_alone(masks, pictures, "mask", "picture", folders[0], hint)
-        return [(key, pictures[key], masks[key]) for key in sorted(pictures)]
+        hint = self.pairing_hint(*folders) if images.keys() != masks.keys() else ""
+        refuse_alone(images, masks, "image", "mask", folders[1], hint)
+        refuse_alone(masks, images, "mask", "image", folders[0], hint)
+        return [(key, images[key], masks[key]) for key in sorted(images)]
 
     def image_path(self, index: int) -> str:
         """The file of an image."""
@@ -128,19 +128,19 @@ class SegmentationDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict:
-        name, picture, mask = self.samples[index]
-        image, labels = self.load_image(picture), self.read_labels(mask)
+        name, file, mask = self.samples[index]
+        image, labels = self.load_image(file), self.read_labels(mask)
         if image.shape[-2:] != labels.shape:
             (height, width), (mask_height, mask_width) = image.shape[-2:], labels.shape
             raise InputError(
-                f"{picture} is {width} x {height} but its mask {mask} is {mask_width} x {mask_height}: "
+                f"{file} is {width} x {height} but its mask {mask} is {mask_width} x {mask_height}: "
                 "they must have the same size"
             )
         return {"image": image, "mask": tv_tensors.Mask(labels), "name": name}
 
     def load_image(self, path: str) -> torch.Tensor:
         """An image of ``samples``, uint8 (3, H, W)."""
-        return read_picture(path, channels=self.channels)
+        return load_image(path, channels=self.channels)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The mask file's values, which ``label_table`` makes class indices of, uint8, (H, W)."""
@@ -255,8 +255,8 @@ gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png ...
         """``leftImg8bit/<split>`` and ``gtFine/<split>``."""
         return self.root / "leftImg8bit" / self.split, self.root / "gtFine" / self.split
 
-    def picture_key(self, name: str) -> str | None:
-        """``<city>/<city>_<sequence>_<frame>`` of a picture."""
+    def image_key(self, name: str) -> str | None:
+        """``<city>/<city>_<sequence>_<frame>`` of an image."""
         return name.removesuffix("_leftImg8bit.png") if name.endswith("_leftImg8bit.png") else None
 
     def mask_key(self, name: str) -> str | None:

@@ -13,7 +13,7 @@ from lk_downstream.data.labelme import read_labelme
 from lk_downstream.data.labels import IGNORE_INDEX, class_names, file_values, label_table
 from lk_downstream.data.mask_files import MASK_SUFFIXES, Colours, read_colours, read_mask
 from lk_downstream.data.pairing import below, placed, suffix_key, suggest_suffixes, wildcard
-from lk_downstream.data.reading import PICTURE_SUFFIXES, walk
+from lk_downstream.data.reading import IMAGE_SUFFIXES, walk
 from lk_downstream.data.segmentation import SegmentationDataset
 from lk_downstream.errors import InputError, near_names
 
@@ -129,12 +129,12 @@ class SegmentationFolder(SegmentationDataset):
         """``images`` and ``annotations`` of the split."""
         return self.root / self.image_folder, self.root / self.mask_folder
 
-    def picture_key(self, name: str) -> str | None:
+    def image_key(self, name: str) -> str | None:
         """The name without ``image_suffix``; a file that is a mask by its suffix is no image in the same folder."""
         if self.mask_suffix and self.images == self.annotations and self.mask_key(name) is not None:
             return None
         inner = below(name, self.image_names)
-        return suffix_key(inner, self.image_suffix, PICTURE_SUFFIXES) if inner else None
+        return suffix_key(inner, self.image_suffix, IMAGE_SUFFIXES) if inner else None
 
     def mask_key(self, name: str) -> str | None:
         """The name without ``mask_suffix``."""
@@ -147,12 +147,12 @@ class SegmentationFolder(SegmentationDataset):
             return torch.from_numpy(read_labelme(path, self.numbers))
         return read_mask(path, self.colours)
 
-    def pairing_hint(self, pictures: Path, masks: Path) -> str:
+    def pairing_hint(self, images: Path, masks: Path) -> str:
         """The suffixes that would pair the files of two folders, or that masks are no JPEG files."""
         if self.image_suffix or self.mask_suffix:
             return ""
         found = []
-        sides = (pictures, self.image_names, PICTURE_SUFFIXES), (masks, self.mask_names, (*MASK_SUFFIXES, POLYGONS))
+        sides = (images, self.image_names, IMAGE_SUFFIXES), (masks, self.mask_names, (*MASK_SUFFIXES, POLYGONS))
         for folder, pattern, extensions in sides:
             names = [below(f"{place}/{entry.name}".removeprefix("./"), pattern) for place, entry in walk(folder)]
             found.append([name for name in names if name and suffix_key(name, "", extensions)])

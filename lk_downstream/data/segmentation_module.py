@@ -20,7 +20,7 @@ from lk_downstream.errors import InputError
 
 
 class SegmentationData(DataModule):
-    """Training batches by the papers' pipeline, validation pictures at their original size.
+    """Training batches by the papers' pipeline, validation images at their original size.
 
     A training batch is ``{"image": uint8 (N, 3, h, w), "mask": uint8 (N, h, w), "size": int64 (N, 2), "name": list}``
     with ``size`` the height and width that are not padding; a validation batch has the same keys. Images stay uint8:
@@ -28,19 +28,19 @@ class SegmentationData(DataModule):
 
     Args:
         dataset: Makes the data set of a split, such as the class :class:`ADE20K` with its ``root``.
-        batch_size: Pictures per optimizer step, over all devices and accumulated batches.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
         crop_size: Side, or height and width, of the training crop.
-        scale: Width and height that a random ratio multiplies; a picture is resized to fit, its aspect ratio kept.
+        scale: Width and height that a random ratio multiplies; an image is resized to fit, its aspect ratio kept.
         ratio_range: Smallest and largest ratio.
         cat_max_ratio: Largest share of one class in a crop; 1 accepts every crop.
         flip: Probability of a horizontal flip.
         distortion: Whether to change brightness, contrast, saturation and hue.
-        val_batch_size: Validation pictures per batch of one device; more than 1 needs pictures of one size.
+        val_batch_size: Validation images per batch of one device; more than 1 needs images of one size.
         workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
         repeat: How often an epoch passes the training split; more than 1 for small data sets.
         train_split: Name of the training split.
         val_split: Name of the validation split.
-        predict: A picture or a folder of pictures to predict on.
+        predict: An image or a folder of images to predict on.
         synthetic: A generated data set to write in the layout of ``dataset`` if its root does not exist; None: never.
         seed: Of the order of the training data; None: the one given to ``seed_everything``, or 0.
         skip_damaged: Train without the images and masks that cannot be read, and list them at the end.

@@ -196,9 +196,7 @@ class Shards:
         key = (group, column)
         with self._lock:  # masks are read by threads
             if key not in self._kept:
-                table = trust.read_parquet(
-                    self.paths[self.groups.file[group]], column, int(self.groups.number[group])
-                )
+                table = trust.read_parquet(self.paths[self.groups.file[group]], column, int(self.groups.number[group]))
                 while len(self._kept) >= MOST_KEPT:
                     self._kept.popitem(last=False)
                 self._kept[key] = table

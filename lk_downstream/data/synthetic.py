@@ -28,9 +28,9 @@ class Synthetic:
     """A generated data set, written when the root of a data set does not exist.
 
     Args:
-        train: Number of training pictures.
-        val: Number of validation pictures.
-        size: Height and width of a picture, pixels.
+        train: Number of training images.
+        val: Number of validation images.
+        size: Height and width of an image, pixels.
         seed: Two data sets of the same options and seed are the same.
     """
 
@@ -51,7 +51,7 @@ class Look(NamedTuple):
 
 @dataclass
 class Scene:
-    """A picture and what is in it.
+    """An image and what is in it.
 
     Attributes:
         image: uint8, (H, W, 3), RGB.
@@ -153,7 +153,7 @@ class Painter:
         return np.asarray(Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BICUBIC))
 
     def _inside(self, extent: int, radius: float) -> float:
-        """A coordinate at which an object is inside the picture but for at most a third of its radius."""
+        """A coordinate at which an object is inside the image but for at most a third of its radius."""
         margin = min(0.67 * radius, extent / 2)
         return float(self.rng.uniform(margin, extent - margin))
 

@@ -55,7 +55,7 @@ COCO_LOOKS = (  # real category ids, with gaps as in the original
 
 
 def write_ade20k(root: Path, options: Synthetic) -> None:
-    """Write ``{images,annotations}/{training,validation}``: JPEG pictures, PNG masks with 0 = other and 1..150.
+    """Write ``{images,annotations}/{training,validation}``: JPEG images, PNG masks with 0 = other and 1..150.
 
     Args:
         root: The folder to make; it appears only when complete.
@@ -74,7 +74,7 @@ def write_ade20k(root: Path, options: Synthetic) -> None:
 
 
 def write_cityscapes(root: Path, options: Synthetic) -> None:
-    """Write ``leftImg8bit`` and ``gtFine`` with city folders: PNG pictures, ``*_labelIds.png`` with the real ids.
+    """Write ``leftImg8bit`` and ``gtFine`` with city folders: PNG images, ``*_labelIds.png`` with the real ids.
 
     Arguments and errors as :func:`write_ade20k`.
     """
@@ -107,8 +107,8 @@ def write_imagenet(root: Path, options: Synthetic) -> None:
 def write_coco(root: Path, options: Synthetic) -> None:
     """Write ``{train,val}2017/<id>.jpg`` and ``annotations/instances_{train,val}2017.json``.
 
-    Objects have polygons; every fourth picture has a crowd (``iscrowd`` 1, run lengths); the category ids have gaps;
-    every tenth picture has no object at all.
+    Objects have polygons; every fourth image has a crowd (``iscrowd`` 1, run lengths); the category ids have gaps;
+    every tenth image has no object at all.
 
     Arguments and errors as :func:`write_ade20k`.
     """
@@ -133,11 +133,11 @@ def write_coco(root: Path, options: Synthetic) -> None:
 
 
 def _numbers(options: Synthetic, *splits: tuple[str, str]) -> Iterator[tuple[str, str, int, np.random.Generator]]:
-    """Folder name, short name, number from 1 and own source of chance of every picture."""
+    """Folder name, short name, number from 1 and own source of chance of every image."""
     counts = {"train": options.train, "val": options.val}
     jobs = [(folder, short, number) for folder, short in splits for number in range(1, counts[short] + 1)]
-    for folder, short, number in counted(jobs, len(jobs), "writing generated pictures"):
-        # Own stream for each picture: the first pictures do not depend on how many there are.
+    for folder, short, number in counted(jobs, len(jobs), "writing generated images"):
+        # Own stream for each image: the first images do not depend on how many there are.
         yield folder, short, number, np.random.default_rng([options.seed, short == "val", number])
 
 
@@ -147,7 +147,7 @@ def _street_scenes(looks, options: Synthetic, *splits) -> Iterator[tuple[str, st
 
 
 def _coco_scene(options: Synthetic, rng: np.random.Generator, number: int) -> tuple[Scene, list[dict]]:
-    """One to four objects that do not touch, and in every fourth picture a crowd of small discs."""
+    """One to four objects that do not touch, and in every fourth image a crowd of small discs."""
     looks = [look for _, _, look in COCO_LOOKS]
     painter, taken = Painter(looks, options.size, rng), []
     side, crowd = min(options.size), []
@@ -171,7 +171,7 @@ def _coco_scene(options: Synthetic, rng: np.random.Generator, number: int) -> tu
 
 
 def _instance(look: int, outline: np.ndarray, mask: np.ndarray) -> dict | None:
-    """COCO's annotation of a polygon, clipped to the picture, or None if nothing is visible."""
+    """COCO's annotation of a polygon, clipped to the image, or None if nothing is visible."""
     if not mask.any():
         return None
     height, width = mask.shape

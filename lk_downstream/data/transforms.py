@@ -26,9 +26,9 @@ _TRIES = 10  # of mmseg's RandomCrop
 
 
 def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """The size of a picture resized to fit ``scale`` with its aspect ratio kept, (height, width).
+    """The size of an image resized to fit ``scale`` with its aspect ratio kept, (height, width).
 
-    The long side of the picture is fitted to the larger number of ``scale``, the short side to the smaller one,
+    The long side of the image is fitted to the larger number of ``scale``, the short side to the smaller one,
     whichever is reached first: mmcv's ``rescale_size``.
 
     Args:
@@ -59,7 +59,7 @@ def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class Window(NamedTuple):
-    """A crop of a resized picture, in terms of the picture before the resize.
+    """A crop of a resized image, in terms of the image before the resize.
 
     Attributes:
         size: Height and width of the crop.
@@ -77,12 +77,12 @@ class Window(NamedTuple):
 class RandomResizeCrop(v2.Transform):
     """Resize by a random ratio, then crop so that no class fills the crop.
 
-    The ratio r is uniform in ``ratio_range``; the picture is resized to fit ``(int(W r), int(H r))`` of ``scale`` with
+    The ratio r is uniform in ``ratio_range``; the image is resized to fit ``(int(W r), int(H r))`` of ``scale`` with
     its aspect ratio kept, bilinearly (labels: nearest). A crop is accepted if it holds more than one class and the
     largest class has less than ``cat_max_ratio`` of the labelled pixels; after 10 tries the next one is taken as it is.
-    A picture smaller than the crop is not cropped on that side.
+    An image smaller than the crop is not cropped on that side.
 
-    The crop begins on a pixel of the original rather than of the resized picture, which moves it by half a pixel of the
+    The crop begins on a pixel of the original rather than of the resized image, which moves it by half a pixel of the
     original at most (the last possible crop: by one); image and mask are moved alike.
 
     Args:
@@ -140,18 +140,18 @@ class RandomResizeCrop(v2.Transform):
 
 
 def window_of(size: Sequence[int], resized: Sequence[int], offset: Sequence[int], crop: Sequence[int]) -> Window:
-    """The part of a picture that a crop of the resized picture shows.
+    """The part of an image that a crop of the resized image shows.
 
     Args:
-        size: Height and width of the picture.
+        size: Height and width of the image.
         resized: Height and width after the resize.
-        offset: First row and column of the crop in the resized picture.
-        crop: Height and width of the crop; what goes beyond the resized picture is left out.
+        offset: First row and column of the crop in the resized image.
+        crop: Height and width of the crop; what goes beyond the resized image is left out.
     """
     sides, spans, zooms = [], [], []
     for old, new, start, extent in zip(size, resized, offset, crop):
         extent = min(extent, new)
-        # The nearest original pixel, but not so late that the crop would end beyond the picture.
+        # The nearest original pixel, but not so late that the crop would end beyond the image.
         first = min(int(start * old / new + 0.5), (new - extent) * old // new)
         span = min(old - first, math.ceil(extent * old / new) + 1)
         sides.append(extent)

@@ -11,7 +11,7 @@ from lk_downstream.data.coco_file import checked
 from lk_downstream.data.detection import KEYS, DetectionDataset
 from lk_downstream.data.labels import class_names
 from lk_downstream.data.pairing import placed
-from lk_downstream.data.reading import PICTURE_SUFFIXES, image_size
+from lk_downstream.data.reading import IMAGE_SUFFIXES, image_size
 from lk_downstream.data.synthetic import counted
 from lk_downstream.errors import InputError, near_names, some
 
@@ -132,7 +132,7 @@ class Voc(DetectionDataset):
         if not self.images.is_dir():
             raise InputError(f"there is no folder {self.images}; expected under {self.root} {self.tree()}")
         with archives.scandir(self.images) as entries:
-            return [self.images / entry.name for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+            return [self.images / entry.name for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def parse_file(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lk_downstream import trust
 from lk_downstream.data.box_formats import corners
 from lk_downstream.data.coco_file import checked
 from lk_downstream.data.detection import KEYS, DetectionDataset
-from lk_downstream.data.reading import PICTURE_SUFFIXES, find_pictures, image_size
+from lk_downstream.data.reading import IMAGE_SUFFIXES, find_images, image_size
 from lk_downstream.data.synthetic import counted
 from lk_downstream.errors import InputError, near_names
 
@@ -89,7 +89,7 @@ class Yolo(DetectionDataset):
         for place in places:
             path = self._place(str(place))
             if path.is_dir():
-                found += sorted(path / os.fsdecode(name) for name in find_pictures(path))
+                found += sorted(path / os.fsdecode(name) for name in find_images(path))
             else:
                 found += self._listed(path)
         return found
@@ -114,7 +114,7 @@ class Yolo(DetectionDataset):
         )
 
     def _listed(self, path: Path) -> list[Path]:
-        if path.suffix.lower() in PICTURE_SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             return [path]
         try:
             lines = [line.strip() for line in trust.read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]

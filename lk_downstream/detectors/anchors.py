@@ -49,7 +49,7 @@ class AnchorGenerator:
     ) -> Tensor:
         """Whether each anchor's cell lies on an image of ``size`` (h, w), padded alone to multiples of ``divisor``.
 
-        The rest of the batch's padding gives no anchors in training: with it a picture's loss would depend on its
+        The rest of the batch's padding gives no anchors in training: with it an image's loss would depend on its
         neighbours' sizes.
         """
         height, width = (-(-side // divisor) * divisor for side in size)

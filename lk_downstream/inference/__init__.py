@@ -1,4 +1,4 @@
-"""From pictures to class scores at their own size, and to objects."""
+"""From images to class scores at their own size, and to objects."""
 
 from lk_downstream.inference.boxes import MultiScaleBoxes
 from lk_downstream.inference.multi_scale import MultiScale

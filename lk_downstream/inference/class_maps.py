@@ -14,7 +14,7 @@ CHUNK_BYTES = 2**25  # what resizing and averaging may hold at once, beside thei
 
 @dataclass
 class Window:
-    """Part of a resized picture: its rows, its columns, and its logits (N, classes, h, w) for any h and w."""
+    """Part of a resized image: its rows, its columns, and its logits (N, classes, h, w) for any h and w."""
 
     rows: slice
     columns: slice
@@ -23,16 +23,16 @@ class Window:
 
 @dataclass
 class ClassMaps:
-    """Logits of pictures at the pictures' own size, computed for some classes at a time.
+    """Logits of images at the images' own size, computed for some classes at a time.
 
     As mmsegmentation has it, logits are resized twice: to the size of the window that the network saw, and, averaged
-    where windows overlap, from the size of the resized picture to that of the picture. Classes do not mix in this, so
+    where windows overlap, from the size of the resized image to that of the image. Classes do not mix in this, so
     a part of them gives the same values as all of them, for a fraction of the memory.
 
     Args:
-        windows: They cover the resized picture.
-        resized: Height and width of the resized picture.
-        size: Height and width of the picture.
+        windows: They cover the resized image.
+        resized: Height and width of the resized image.
+        size: Height and width of the image.
         align_corners: How logits are resized.
         flipped: Whether the network saw the mirror image.
     """

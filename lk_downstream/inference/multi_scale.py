@@ -15,21 +15,21 @@ from lk_downstream.inference.rules import Inference, Network, Whole
 
 
 class MultiScale(Inference):
-    """Class probabilities, averaged over resized copies of the picture and their mirror images.
+    """Class probabilities, averaged over resized copies of the image and their mirror images.
 
     The sizes are those of one of two rules, which differ:
 
     * ``0.x``, mmsegmentation's until 2022 (``MultiScaleFlipAug``, ``aug_test``), which the published multi-scale
-      figures of ConvNeXt and RepLKNet use: the rule's ``scale`` times each ratio, and the picture fitted into that.
-    * ``1.x``, mmsegmentation's since (``TestTimeAug``, ``SegTTAModel``): the picture's own size times each ratio; the
+      metrics of ConvNeXt and RepLKNet use: the rule's ``scale`` times each ratio, and the image fitted into that.
+    * ``1.x``, mmsegmentation's since (``TestTimeAug``, ``SegTTAModel``): the image's own size times each ratio; the
       rule's ``scale`` has no part in it.
 
-    Every copy is resized from the original picture. Two maps of all classes at the picture's size are held at once:
+    Every copy is resized from the original image. Two maps of all classes at the image's size are held at once:
     the sum of the probabilities, and the logits of one copy.
 
     Args:
-        rule: How each copy is evaluated; by default whole. The published ConvNeXt figures are whole, RepLKNet's are
-            by the rule of the single-scale figure.
+        rule: How each copy is evaluated; by default whole. The published ConvNeXt results are whole, RepLKNet's are
+            by the rule of the single-scale result.
         ratios: The scales.
         flip: Add the mirror image of every copy.
         form: ``0.x`` or ``1.x``.
@@ -65,7 +65,7 @@ class MultiScale(Inference):
         return total.div_(number)
 
     def sizes(self, height: int, width: int) -> Iterator[tuple[int, int]]:
-        """Height and width of the copies of a picture of this size."""
+        """Height and width of the copies of an image of this size."""
         scale = self.rule.scale if self.form == "0.x" else None
         for ratio in self.ratios:
             if self.form == "0.x":

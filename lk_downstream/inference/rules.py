@@ -1,4 +1,4 @@
-"""Test-time rules on one scale: how a picture of any size becomes class scores at that size."""
+"""Test-time rules on one scale: how an image of any size becomes class scores at that size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Inference(ABC):
 
     @abstractmethod
     def __call__(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
-        """Scores at the pictures' own size.
+        """Scores at the images' own size.
 
         Args:
             network: Maps images uint8 (N, 3, h, w) to logits (N, classes, h', w') of any h' and w'.
@@ -39,10 +39,10 @@ class Inference(ABC):
 
 
 class Whole(Inference):
-    """The whole picture in one pass; scores are logits.
+    """The whole image in one pass; scores are logits.
 
     Args:
-        scale: The picture is resized, keeping its aspect ratio, to the largest size whose long side is at most the
+        scale: The image is resized, keeping its aspect ratio, to the largest size whose long side is at most the
             larger and whose short side is at most the smaller of the two numbers, as in the papers; None: as it is.
     """
 
@@ -60,11 +60,11 @@ class Whole(Inference):
         return self.maps(network, self.resized(images), images.shape[-2:], align_corners).argmax()
 
     def logits(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
-        """Logits float32 (N, classes, h, w) of resized pictures uint8 (N, 3, h, w), at their size."""
+        """Logits float32 (N, classes, h, w) of resized images uint8 (N, 3, h, w), at their size."""
         return self.maps(network, images, images.shape[-2:], align_corners).full()
 
     def resized(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) in the size in which the network sees them."""
+        """Images uint8 (N, 3, H, W) in the size in which the network sees them."""
         if self.scale is None:
             return images
         return resize_image(images, keep_ratio_size(*images.shape[-2:], self.scale))
@@ -72,12 +72,12 @@ class Whole(Inference):
     def maps(
         self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False, flip: bool = False
     ) -> ClassMaps:
-        """Logits of resized pictures.
+        """Logits of resized images.
 
         Args:
             network: See :class:`Inference`.
             images: uint8 (N, 3, h, w).
-            size: Height and width of the pictures before the resize, at which the logits are wanted.
+            size: Height and width of the images before the resize, at which the logits are wanted.
             align_corners: How logits are resized.
             flip: Show the network the mirror image, and mirror its logits.
         """
@@ -92,11 +92,11 @@ class Whole(Inference):
 class Slide(Whole):
     """Overlapping windows, whose logits are averaged where they overlap.
 
-    The last window of a row or column is moved back inside the picture; a picture smaller than a window is taken whole.
+    The last window of a row or column is moved back inside the image; an image smaller than a window is taken whole.
 
     Args:
         crop: Side of a window, or (height, width).
-        stride: Distance of windows; the published figures have two thirds of the window, rounded down, which is the
+        stride: Distance of windows; the published results have two thirds of the window, rounded down, which is the
             default.
         scale: See :class:`Whole`.
         batch: How many windows pass the network at once; more may be faster on a GPU and need more memory.
@@ -121,7 +121,7 @@ class Slide(Whole):
         self.batch = batch
 
     def positions(self, height: int, width: int) -> list[tuple[slice, slice]]:
-        """The windows of a picture of this size, as slices of its rows and columns."""
+        """The windows of an image of this size, as slices of its rows and columns."""
         columns = list(_positions(width, self.crop[1], self.stride[1]))
         return [(row, column) for row in _positions(height, self.crop[0], self.stride[0]) for column in columns]
 

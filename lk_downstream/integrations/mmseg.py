@@ -61,7 +61,7 @@ class LargeKernelBackbone(BaseModule):
         self.register_load_state_dict_pre_hook(_to_own_names)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Normalised pictures (N, 3, H, W) -> one map (N, channels[i], H / stride, W / stride) a level."""
+        """Normalised images (N, 3, H, W) -> one map (N, channels[i], H / stride, W / stride) a level."""
         return tuple(self.extractor(x))
 
 

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from lk_downstream.errors import InputError
 
-# Confidences are added as whole numbers, exactly, so that no sum depends on the order of pictures or processes.
+# Confidences are added as whole numbers, exactly, so that no sum depends on the order of images or processes.
 UNIT_BITS = 38  # float32 values of 2**-14 and above are multiples of 2**-38; int64 holds the sum of 2**25 of them
 MEANS = ("mF1", "mPrecision", "mRecall")  # over the classes that occur in the truth or in a prediction
 LARGEST_MATRIX = 2048  # classes, above which pairs are not counted: 32 MiB
@@ -19,16 +19,16 @@ LARGEST_MATRIX = 2048  # classes, above which pairs are not counted: 32 MiB
 class ClassificationMetric(Metric):
     """Top-1 and top-5 accuracy, expected calibration error, precision, recall, F1 and confusion matrix.
 
-    Whole numbers are summed over all pictures, and over all processes once, at :meth:`compute`. The calibration error
+    Whole numbers are summed over all images, and over all processes once, at :meth:`compute`. The calibration error
     is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: bins of equal width of the largest
-    probability; the mean over pictures of the distance between accuracy and mean confidence of their bins.
+    probability; the mean over images of the distance between accuracy and mean confidence of their bins.
 
     Args:
         classes: Class names; their number is the number of classes.
         bins: Bins of the calibration error.
 
     Attributes:
-        figures: Names of the scalars of :meth:`compute`.
+        metrics: Names of the scalars of :meth:`compute`.
     """
 
     full_state_update = False
@@ -46,7 +46,7 @@ class ClassificationMetric(Metric):
         super().__init__()
         self.classes, self.bins = tuple(classes), bins
         self.within = min(5, len(self.classes))
-        self.figures = ("top1", *(["top5"] if self.within < len(self.classes) else []), "ECE", *MEANS)
+        self.metrics = ("top1", *(["top5"] if self.within < len(self.classes) else []), "ECE", *MEANS)
         pairs = len(self.classes) if len(self.classes) <= LARGEST_MATRIX else 0
         shapes = dict.fromkeys(("correct", "near", "truth", "predicted"), (len(self.classes),))
         shapes |= dict.fromkeys(("counts", "hits", "confidences"), (bins,)) | {"matrix": (pairs, pairs)}
@@ -54,7 +54,7 @@ class ClassificationMetric(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count some pictures.
+        """Count some images.
 
         Args:
             logits: (N, classes).
@@ -87,7 +87,7 @@ class ClassificationMetric(Metric):
             self.matrix = self.matrix + pairs.view(number, number)
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures as fractions of 1, float64, on the CPU: not every GPU has that type.
+        """All metrics as fractions of 1, float64, on the CPU: not every GPU has that type.
 
         Returns:
             ``top1``, ``top5`` (left out of five classes or fewer, where it always is 1) and ``ECE``, ``mF1``,
@@ -102,7 +102,7 @@ class ClassificationMetric(Metric):
         correct = counts["correct"].double()
         recall, precision = correct / counts["truth"], correct / counts["predicted"]
         harmonic = 2 * correct / (counts["truth"] + counts["predicted"])
-        near = {"top5": counts["near"].sum() / total} if "top5" in self.figures else {}
+        near = {"top5": counts["near"].sum() / total} if "top5" in self.metrics else {}
         return {
             "top1": counts["correct"].sum() / total,
             **near,
@@ -122,7 +122,7 @@ class ClassificationMetric(Metric):
 
 def confused_pairs(matrix: Tensor, classes: Sequence[str], most: int = 20) -> list[dict[str, str | int | float]]:
     """The most frequent errors, most frequent first: true and predicted class, how often, and of which share of the
-    true class's pictures.
+    true class's images.
 
     Args:
         matrix: int64 (classes, classes), rows are the truth.

@@ -19,15 +19,15 @@ from lk_downstream.metrics.coco_truth import Backend, check_outlines, library, l
 
 Kind = Literal["bbox", "segm"]
 Rows = list[dict[str, Any]]
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 PER_CLASS = {"AP": (None, 0), "AP50": (0, 0), "AP75": (5, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
 
 
 class Scores(NamedTuple):
     """What COCO's evaluation gives for boxes or for masks, in 0 .. 1; -1 where no object counts, as in pycocotools."""
 
-    figures: dict[str, float]  # the twelve of FIGURES
-    per_class: dict[str, dict[str, float]]  # class name -> the figures of PER_CLASS
+    metrics: dict[str, float]  # the twelve of METRICS
+    per_class: dict[str, dict[str, float]]  # class name -> the metrics of PER_CLASS
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def score(
         rows: results in COCO's format, or as arrays; not changed.
         kind: ``"bbox"`` or ``"segm"``.
         image_ids: images that count; all if not given.
-        backend: ``"pycocotools"``, or the same figures sooner: ``"vectorized"``, which is part of this package, or
+        backend: ``"pycocotools"``, or the same metrics sooner: ``"vectorized"``, which is part of this package, or
             ``"faster_coco_eval"``, which is a package of its own.
 
     Raises:
@@ -67,22 +67,22 @@ def score(
             raise InputError(f"annotation {annotation['id']} has no bbox: score masks (segm) only")
     if backend == "vectorized":
         precision, recall = curves(coco, _as_results(rows, kind), kind, ids)
-        figures = _figures(precision, recall)
+        metrics = _metrics(precision, recall)
     else:
-        figures, precision = _by_library(coco, rows, kind, ids, backend)
+        metrics, precision = _by_library(coco, rows, kind, ids, backend)
     per_class = {}
     for i, category in enumerate(sorted(coco.cats)):
         per_class[str(coco.cats[category]["name"])] = {
             name: _mean(precision[slice(None) if threshold is None else threshold, ..., i, area])
             for name, (threshold, area) in PER_CLASS.items()
         }
-    return Scores(figures, per_class)
+    return Scores(metrics, per_class)
 
 
 def _by_library(
     coco: Any, rows: Rows | Results, kind: Kind, ids: list[int], backend: Backend
 ) -> tuple[dict[str, float], np.ndarray]:
-    """The figures, and the precision (IoU thresholds, recalls, classes, areas) for 100 detections."""
+    """The metrics, and the precision (IoU thresholds, recalls, classes, areas) for 100 detections."""
     annotations_class, evaluation_class = library(backend)
     rows = _as_rows(rows, kind)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -97,19 +97,19 @@ def _by_library(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    figures = dict(zip(FIGURES, (float(value) for value in evaluation.stats)))
-    return figures, np.asarray(evaluation.eval["precision"])[..., -1]
+    metrics = dict(zip(METRICS, (float(value) for value in evaluation.stats)))
+    return metrics, np.asarray(evaluation.eval["precision"])[..., -1]
 
 
-def _figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """The twelve figures of `FIGURES` from `curves`."""
+def _metrics(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """The twelve metrics of `METRICS` from `curves`."""
     small, medium, large = 1, 2, 3
     half, strict = 0, 5  # the thresholds 0.5 and 0.75
     means = [_mean(precision[..., 0]), _mean(precision[half, ..., 0]), _mean(precision[strict, ..., 0])]
     means += [_mean(precision[..., area]) for area in (small, medium, large)]
     means += [_mean(recall[:, :, 0, number]) for number in range(recall.shape[-1])]
     means += [_mean(recall[:, :, area, -1]) for area in (small, medium, large)]
-    return dict(zip(FIGURES, means))
+    return dict(zip(METRICS, means))
 
 
 def _as_results(rows: Rows | Results, kind: Kind) -> Results:
@@ -156,7 +156,7 @@ class CocoEvaluator:
         name: of the annotations in messages, if their content is given.
 
     Attributes:
-        per_class: after `compute`, kind -> class name -> figures.
+        per_class: after `compute`, kind -> class name -> metrics.
         image_ids: after `compute`, the images that were scored, on the first process.
     """
 
@@ -221,7 +221,7 @@ class CocoEvaluator:
         """Scores what all processes hold; each of them must call it.
 
         Returns:
-            Figures such as ``bbox_AP`` and ``segm_AP50``, equal on all processes: `FIGURES` for each kind.
+            Metrics such as ``bbox_AP`` and ``segm_AP50``, equal on all processes: `METRICS` for each kind.
 
         Raises:
             InputError: on all processes, if the first could not score.
@@ -245,7 +245,7 @@ class CocoEvaluator:
         if isinstance(answer[0], Exception):
             raise answer[0]
         self.per_class = {kind: scores.per_class for kind, scores in answer[0].items()}
-        return {f"{kind}_{name}": value for kind, scores in answer[0].items() for name, value in scores.figures.items()}
+        return {f"{kind}_{name}": value for kind, scores in answer[0].items() for name, value in scores.metrics.items()}
 
     def _score(self, parts: list[dict[int, _Found]]) -> dict[Kind, Scores]:
         images = {image_id: found for part in reversed(parts) for image_id, found in part.items()}

@@ -12,7 +12,7 @@ from lk_downstream import trust
 from lk_downstream.data.coco_file import is_box, is_number, is_whole
 from lk_downstream.data.coco_outlines import parse_outline
 from lk_downstream.errors import InputError
-from lk_downstream.metrics.coco import FIGURES, PER_CLASS, Kind, Scores, score
+from lk_downstream.metrics.coco import METRICS, PER_CLASS, Kind, Scores, score
 from lk_downstream.metrics.coco_truth import Backend, check_outlines, load_annotations
 
 
@@ -47,7 +47,7 @@ def score_file(
     return score(coco, rows, kind, backend=backend)
 
 
-def figures_table(scores: Scores) -> Table:
+def metrics_table(scores: Scores) -> Table:
     """Precision of each class and, last, of all, and below it the recall of all; in per cent, a dash for no object."""
 
     def show(value: float) -> str:
@@ -57,10 +57,10 @@ def figures_table(scores: Scores) -> Table:
     for column in table.columns:
         column.no_wrap = True
         column.justify = "right" if column.header != "class" else "left"
-    rows = {escape(name): figures for name, figures in scores.per_class.items()}
-    for name, figures in [*rows.items(), ("[bold]all[/]", scores.figures)]:
-        table.add_row(name, *(show(figures[key]) for key in PER_CLASS))
-    table.caption = "  ".join(f"{key} {show(scores.figures[key])}" for key in FIGURES if key not in PER_CLASS)
+    rows = {escape(name): metrics for name, metrics in scores.per_class.items()}
+    for name, metrics in [*rows.items(), ("[bold]all[/]", scores.metrics)]:
+        table.add_row(name, *(show(metrics[key]) for key in PER_CLASS))
+    table.caption = "  ".join(f"{key} {show(scores.metrics[key])}" for key in METRICS if key not in PER_CLASS)
     return table
 
 

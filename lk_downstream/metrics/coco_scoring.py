@@ -1,8 +1,8 @@
-"""COCO's average precision for all pictures and classes at once, bit for bit as pycocotools has it.
+"""COCO's average precision for all images and classes at once, bit for bit as pycocotools has it.
 
-The protocol is that of ``pycocotools/cocoeval.py`` (Dollar and Lin, see NOTICE), which goes through pictures, classes,
+The protocol is that of ``pycocotools/cocoeval.py`` (Dollar and Lin, see NOTICE), which goes through images, classes,
 areas, thresholds and detections one by one in Python. Here the overlaps still come from pycocotools; the matching is
-done for many pictures at a time, each step taking the next detection of all of them.
+done for many images at a time, each step taking the next detection of all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Shapes = np.ndarray | list[dict[str, Any]]  # boxes (K, 4) x, y, w, h, or run le
 
 
 class Results(NamedTuple):
-    """Detections of several pictures, in the order of pycocotools' results."""
+    """Detections of several images, in the order of pycocotools' results."""
 
     images: np.ndarray  # (N,) ids
     categories: np.ndarray  # (N,) ids
@@ -40,9 +40,9 @@ def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> 
 
     Args:
         coco: pycocotools' annotations; their polygons become run lengths when masks are scored.
-        results: Detections, whose pictures and categories the annotations have.
+        results: Detections, whose images and categories the annotations have.
         kind: ``"bbox"`` or ``"segm"``.
-        image_ids: Pictures that count.
+        image_ids: Images that count.
     """
     from pycocotools.cocoeval import Params
 
@@ -59,7 +59,7 @@ def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> 
     if len(counted) < len(results.scores):
         results = Results(*(_take(column, counted) for column in results))
 
-    # Detections by class, picture and falling score; no more than count of each class in a picture.
+    # Detections by class, image and falling score; no more than count of each class in an image.
     pair = np.searchsorted(categories, results.categories) * len(image_ids) + np.searchsorted(image_ids, results.images)
     order = np.lexsort((-results.scores, pair))
     pair = pair[order]
@@ -86,7 +86,7 @@ def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> 
 
 
 class _Task(NamedTuple):
-    """Detections of one class in one picture that overlap an object enough to be matched."""
+    """Detections of one class in one image that overlap an object enough to be matched."""
 
     detections: np.ndarray  # (D,) by falling score
     overlaps: np.ndarray  # (D, G)
@@ -94,7 +94,7 @@ class _Task(NamedTuple):
 
 
 def _truth(coco: Any, kind: str, image_ids: Sequence[int], categories: Sequence[int]):
-    """The objects that count, by class and picture, and the number of this pair for each."""
+    """The objects that count, by class and image, and the number of this pair for each."""
     numbers = {category: number for number, category in enumerate(categories)}
     rows = [
         (numbers[item["category_id"]] * len(image_ids) + number, item)
@@ -113,7 +113,7 @@ def _truth(coco: Any, kind: str, image_ids: Sequence[int], categories: Sequence[
 def _overlapping(
     pair: np.ndarray, shapes: Shapes, first_truth: np.ndarray, truths: list[Any], crowd: np.ndarray, least: float
 ) -> Iterator[_Task]:
-    """The pairs of class and picture that have something to match."""
+    """The pairs of class and image that have something to match."""
     from pycocotools import mask as rle
 
     present, starts = np.unique(pair, return_index=True)
@@ -212,7 +212,7 @@ def _accumulate(
             for which, most in enumerate(parameters.maxDets):
                 last = most == parameters.maxDets[-1]
                 if area and not last:
-                    continue  # which no figure is made of
+                    continue  # which no metric is made of
                 seen = ranks < most
                 true = np.cumsum(right[area][:, seen], axis=1, dtype=float)
                 reached = true / total

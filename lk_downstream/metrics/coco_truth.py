@@ -65,7 +65,7 @@ def check_outlines(coco: Any, name: str | Path) -> None:
     for annotation in coco.dataset["annotations"]:
         image = coco.imgs[annotation["image_id"]]
         if not {"height", "width"} <= image.keys():
-            raise InputError(f"{name}: picture {image['id']} has no height and width, which masks need")
+            raise InputError(f"{name}: image {image['id']} has no height and width, which masks need")
         try:
             parse_outline(annotation.get("segmentation"), image["height"], image["width"])
         except ValueError as error:

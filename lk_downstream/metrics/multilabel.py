@@ -22,12 +22,12 @@ class MultiLabelMetric(Metric):
         classes: Class names; their number is the number of classes.
 
     Attributes:
-        figures: Names of the scalars of :meth:`compute`.
+        metrics: Names of the scalars of :meth:`compute`.
     """
 
     full_state_update = False
     higher_is_better = True
-    figures = ("mAP", "F1")
+    metrics = ("mAP", "F1")
     scores: list[Tensor]
     labels: list[Tensor]
 
@@ -57,7 +57,7 @@ class MultiLabelMetric(Metric):
         self.labels.append(labels.float().flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures as fractions of 1, float64, on the CPU.
+        """All metrics as fractions of 1, float64, on the CPU.
 
         Returns:
             ``mAP``, the mean over the classes that occur, and ``F1`` (scalars; NaN without any); ``AP`` (one value a

@@ -48,7 +48,7 @@ def mean_corruption_error(errors: Mapping[str, Mapping[int, float]]) -> float:
 
 
 class PartAccuracy(Metric):
-    """Top-1 hits and pictures of the parts of a data set, where each part has its own choice of the classes.
+    """Top-1 hits and images of the parts of a data set, where each part has its own choice of the classes.
 
     Args:
         choices: bool (parts, classes): which classes a part has. Only their logits are compared, as in the published
@@ -57,30 +57,30 @@ class PartAccuracy(Metric):
 
     full_state_update = False
     hits: Tensor
-    pictures: Tensor
+    images: Tensor
 
     def __init__(self, choices: Tensor):
         super().__init__()
         self.register_buffer("choices", choices, persistent=False)
-        for name in ("hits", "pictures"):
+        for name in ("hits", "images"):
             self.add_state(name, torch.zeros(len(choices), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor, part: Tensor) -> None:
-        """Count some pictures.
+        """Count some images.
 
         Args:
             logits: (N, classes).
             target: Class indices, int64, (N,).
-            part: Part of each picture, int64, (N,).
+            part: Part of each image, int64, (N,).
         """
         guess = logits.masked_fill(~self.choices[part], -math.inf).argmax(1)
         # Not in place: the states may have been made in inference mode.
         self.hits = self.hits + part[guess == target].bincount(minlength=len(self.choices))
-        self.pictures = self.pictures + part.bincount(minlength=len(self.choices))
+        self.images = self.images + part.bincount(minlength=len(self.choices))
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Hits and pictures of each part, int64."""
-        return self.hits, self.pictures
+        """Hits and images of each part, int64."""
+        return self.hits, self.images
 
 
 class ShapeBias(Metric):

@@ -17,9 +17,9 @@ MAX_CLASSES = IGNORE_INDEX
 class SegmentationMetric(Metric):
     """Intersection over union and accuracy as the benchmarks define them.
 
-    A single matrix of pixel counts is summed over all pictures, and over all processes once, at :meth:`compute`. Means
+    A single matrix of pixel counts is summed over all images, and over all processes once, at :meth:`compute`. Means
     are over the classes that occur (for Acc in the truth, for the precision in a prediction, for IoU and F1 in one of
-    both); absent classes are NaN and do not count. Pixels whose truth is 255 do not count. The figures are those of
+    both); absent classes are NaN and do not count. Pixels whose truth is 255 do not count. The metrics are those of
     mmsegmentation's ``IoUMetric``, exactly.
 
     Args:
@@ -39,7 +39,7 @@ class SegmentationMetric(Metric):
         self.add_state("matrix", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Count the pixels of some pictures.
+        """Count the pixels of some images.
 
         Args:
             prediction: Class indices, any integer type, any shape.
@@ -59,7 +59,7 @@ class SegmentationMetric(Metric):
         self.matrix = self.matrix + counts[:number]  # not in place: it may have been made in inference mode
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures as fractions of 1, float64, on the CPU: not every GPU has that type.
+        """All metrics as fractions of 1, float64, on the CPU: not every GPU has that type.
 
         Returns:
             ``mIoU``, ``mAcc``, ``aAcc``, ``mF1``, ``mPrecision`` (scalars); ``IoU``, ``Acc``, which is the recall,

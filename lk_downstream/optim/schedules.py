@@ -56,7 +56,7 @@ class Poly(WarmupSchedule):
         warmup_ratio: Factor at step 0.
         power: Exponent.
         min_ratio: Factor at the end.
-        form: ``mmcv``: the decay runs from step 0, times the warm-up (mmsegmentation 0.x and the published figures).
+        form: ``mmcv``: the decay runs from step 0, times the warm-up (mmsegmentation 0.x and the published results).
             ``mmengine``: the decay begins where the warm-up ends, and each ends one step early (mmsegmentation 1.x).
     """
 

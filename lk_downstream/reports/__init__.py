@@ -1,4 +1,4 @@
-"""From plain data (numbers, texts, NumPy arrays) to tables, figures, files and pages; no PyTorch, no Lightning.
+"""From plain data (numbers, texts, NumPy arrays) to tables, plots, files and pages; no PyTorch, no Lightning.
 
 See :mod:`lk_downstream.reports.page` for pages.
 """

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from lk_downstream.reports.figures import plain_text, rendered, shown_name
+from lk_downstream.reports.plotting import plain_text, rendered, shown_name
 
 ACCURACY, GAP, COUNT = "#1f4e79", "#c8553d", "#9db8d2"
 
 
 def calibration_error(counts: Sequence[int], confidences: Sequence[float], accuracies: Sequence[float]) -> float:
-    """Expected calibration error, of the arrays of :func:`reliability_diagram`; NaN without pictures."""
+    """Expected calibration error, of the arrays of :func:`reliability_diagram`; NaN without images."""
     counts, confidences, accuracies = (np.asarray(values, np.float64) for values in (counts, confidences, accuracies))
     filled = counts > 0
     if not filled.any():
@@ -27,9 +27,9 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
     The diagram and the error of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 
     Args:
-        counts: Pictures in each bin.
-        confidences: Mean confidence of the pictures in each bin, a fraction of 1; NaN where there are none.
-        accuracies: Share of the pictures in each bin whose predicted class is right; likewise.
+        counts: Images in each bin.
+        confidences: Mean confidence of the images in each bin, a fraction of 1; NaN where there are none.
+        accuracies: Share of the images in each bin whose predicted class is right; likewise.
 
     Returns:
         uint8 (height, width, 3).
@@ -61,7 +61,7 @@ def reliability_diagram(counts: Sequence[int], confidences: Sequence[float], acc
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}  # bars may be anywhere
     upper.legend(fontsize=8, **above)
     lower.bar(middles, counts / max(counts.sum(), 1), width, color=COUNT)
-    lower.set(xlabel="confidence", ylabel="share of pictures")
+    lower.set(xlabel="confidence", ylabel="share of images")
     if filled.any():
         means = {"accuracy": (accuracies, ACCURACY), "confidence": (confidences, GAP)}
         for (name, (values, colour)), style in zip(means.items(), ("-", "--")):
@@ -78,7 +78,7 @@ def draw_pairs(pairs: Sequence[dict[str, Any]]) -> np.ndarray:
     """The most frequent errors as bars with the names of the classes.
 
     Args:
-        pairs: ``truth``, ``prediction``, ``count`` and ``share`` (of the true class's pictures) of each, most frequent
+        pairs: ``truth``, ``prediction``, ``count`` and ``share`` (of the true class's images) of each, most frequent
             first, as of :func:`lk_downstream.metrics.classification.confused_pairs`.
 
     Returns:
@@ -102,7 +102,7 @@ def draw_pairs(pairs: Sequence[dict[str, Any]]) -> np.ndarray:
         axis.set_xticks([])
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.tick_params(left=False)
-        title = "Most confused: truth \N{RIGHTWARDS ARROW} prediction, pictures (share of the truth's)"
+        title = "Most confused: truth \N{RIGHTWARDS ARROW} prediction, images (share of the truth's)"
         axis.set_title(title, fontsize=10, loc="left")
         return rendered(figure)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lk_downstream.reports.comparison import Comparison
-from lk_downstream.reports.figures import plain_text, rendered, shown_name
+from lk_downstream.reports.plotting import plain_text, rendered, shown_name
 
 COLOURS = ("#1f4e79", "#c8553d", "#588157", "#8d6a9f", "#d6a316", "#4c9f9f", "#7f7f7f", "#a05a7f")
 # The costs that a plot can have below its metric: heading, attribute, factor

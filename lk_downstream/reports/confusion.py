@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lk_downstream.reports.figures import plain_text, rendered, shown_name
+from lk_downstream.reports.plotting import plain_text, rendered, shown_name
 
 MOST_NAMED = 60  # classes, above which their names are not drawn
 
 
 def draw_matrix(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Shares of the predictions within each true class that occurs, as a picture.
+    """Shares of the predictions within each true class that occurs, as an image.
 
     Args:
         matrix: Counts, (classes, classes), rows are the truth.

@@ -1,4 +1,4 @@
-"""Training curves, drawn from the figures that a run has logged."""
+"""Training curves, drawn from the metrics that a run has logged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lk_downstream.errors import InputError, near_names
-from lk_downstream.reports.figures import plain_text, rendered, shown_name
 from lk_downstream.reports.files import write_image
+from lk_downstream.reports.plotting import plain_text, rendered, shown_name
 
 Series = tuple[np.ndarray, np.ndarray]  # optimizer steps, values
 
@@ -26,31 +26,31 @@ def plot_run(folder: str | os.PathLike, monitor: str | None = None) -> Path:
 
     Args:
         folder: The run's folder, such as ``runs/demo_segmentation/run_0``, with its ``metrics.csv``.
-        monitor: The figure that matters, such as ``val/mIoU``; None: the first of ``metrics.json``.
+        monitor: The metric that matters, such as ``val/mIoU``; None: the first of ``metrics.json``.
 
     Raises:
-        InputError: The folder has no ``metrics.csv``, or this holds no figures, or validations without ``monitor``.
+        InputError: The folder has no ``metrics.csv``, or this holds no metrics, or validations without ``monitor``.
     """
     folder = Path(folder)
     if not (folder / "metrics.csv").is_file():
         raise InputError(f"{folder} has no metrics.csv; give the folder of a run, such as runs/demo_segmentation/run_0")
     series = read_series(folder / "metrics.csv")
     if not series:
-        raise InputError(f"{folder / 'metrics.csv'} holds no figures; train for more steps than log_every_n_steps")
+        raise InputError(f"{folder / 'metrics.csv'} holds no metrics; train for more steps than log_every_n_steps")
     if monitor is None and (folder / "metrics.json").is_file():
         summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("best", {}).get("summary", {})
         monitor = next((f"val/{name}" for name in summary), None)
     validated = [name for name in series if name.startswith("val/")]
     if monitor and validated and monitor not in validated:
         hint = near_names(monitor, validated) or f"; it has {', '.join(validated[:5])}"
-        raise InputError(f"{folder / 'metrics.csv'} has no figure {monitor}{hint}")
+        raise InputError(f"{folder / 'metrics.csv'} has no metric {monitor}{hint}")
     absolute = folder.absolute()
     write_image(folder / "curves.png", draw_curves(series, monitor, f"{absolute.parent.name}/{absolute.name}"))
     return folder / "curves.png"
 
 
 def read_series(path: str | os.PathLike) -> dict[str, Series]:
-    """The figures in a ``metrics.csv`` by name: optimizer steps, counted from 1 and rising, and finite values."""
+    """The metrics in a ``metrics.csv`` by name: optimizer steps, counted from 1 and rising, and finite values."""
     found: dict[str, dict[int, float]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -63,11 +63,11 @@ def read_series(path: str | os.PathLike) -> dict[str, Series]:
 
 
 def draw_curves(series: dict[str, Series], monitor: str | None = None, title: str = "") -> np.ndarray:
-    """Draw losses, learning rates and validation figures, as far as there are any, on a common axis of steps.
+    """Draw losses, learning rates and validation metrics, as far as there are any, on a common axis of steps.
 
     Args:
         series: Steps and values by name: ``train/...``, ``lr-...`` for each parameter group, ``val/...``.
-        monitor: The validation figure that is drawn boldly, with its best.
+        monitor: The validation metric that is drawn boldly, with its best.
         title: What stands above.
 
     Returns:
@@ -84,7 +84,7 @@ def draw_curves(series: dict[str, Series], monitor: str | None = None, title: st
     figure = Figure((5.2 * max(len(panels), 1), 3.8), dpi=110, layout="constrained")
     with plain_text():
         figure.suptitle(shown_name(title, 100), fontsize=10, color="0.35")
-    draw = {"loss": _losses, "learning rate": _rates, "validation": lambda axis, found: _figures(axis, found, monitor)}
+    draw = {"loss": _losses, "learning rate": _rates, "validation": lambda axis, found: _metrics(axis, found, monitor)}
     for axis, (kind, found) in zip(figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels.items()):
         draw[kind](axis, found)
         axis.set_title(kind, fontsize=10, loc="left")
@@ -141,8 +141,8 @@ def _rates(axis: Any, found: dict[str, Series]) -> None:
         axis.plot([], [], " ", label=f"{len(rows)} rates of {len(found)} parameter groups")
 
 
-def _figures(axis: Any, found: dict[str, Series], monitor: str | None) -> None:
-    """The monitored figure with its best; the others thinly, if they are few."""
+def _metrics(axis: Any, found: dict[str, Series], monitor: str | None) -> None:
+    """The monitored metric with its best; the others thinly, if they are few."""
     monitor = monitor if monitor in found else next(iter(found))
     steps, values = found[monitor]
     best = int(values.argmax())

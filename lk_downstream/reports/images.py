@@ -46,7 +46,7 @@ class Sample:
         name: of the image.
         image: JPEG file in base64.
         size: width and height in pixels.
-        figure: a fraction of 1 by which it is sorted, the worst first; NaN: it has none.
+        metric: a fraction of 1 by which it is sorted, the worst first; NaN: it has none.
         facts: what else is said of it, by name.
         labels: numbers of the classes in truth or prediction, by which it is found.
         truth: what lies over the image; None: nothing, as of a classifier.
@@ -56,7 +56,7 @@ class Sample:
     name: str
     image: str
     size: tuple[int, int]
-    figure: float = math.nan
+    metric: float = math.nan
     facts: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[int] = ()
     truth: Layer | None = None
@@ -69,7 +69,7 @@ class Images:
 
     Args:
         samples: The worst first.
-        figure: The name of the figure by which they are sorted.
+        metric: The name of the metric by which they are sorted.
         classes: All names.
         palette: A colour (red, green, blue) of 0 to 255 for each class.
         all_of: How many images there were.
@@ -77,7 +77,7 @@ class Images:
 
     kind: ClassVar[str] = "images"
     samples: Sequence[Sample]
-    figure: str
+    metric: str
     classes: Sequence[str]
     palette: Sequence[Sequence[int]] = ()
     all_of: int = 0
@@ -161,7 +161,7 @@ def _encoded(image: Any, kind: str, **options: Any) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def plain(samples: Sequence[Sample], figure: str, classes: Sequence[str], palette: Any, all_of: int) -> dict[str, Any]:
+def plain(samples: Sequence[Sample], metric: str, classes: Sequence[str], palette: Any, all_of: int) -> dict[str, Any]:
     """:class:`Images` as plain data for a file, which :func:`from_plain` reads."""
     rows = []
     for sample in samples:
@@ -171,7 +171,7 @@ def plain(samples: Sequence[Sample], figure: str, classes: Sequence[str], palett
                 row[name] = {"mask": row[name].mask, "boxes": [list(box) for box in row[name].boxes]}
         rows.append({**row, "facts": dict(sample.facts), "labels": list(sample.labels), "size": list(sample.size)})
     colours = [[int(part) for part in colour] for colour in palette]
-    return {"figure": figure, "all_of": all_of, "classes": list(classes), "palette": colours, "samples": rows}
+    return {"metric": metric, "all_of": all_of, "classes": list(classes), "palette": colours, "samples": rows}
 
 
 def from_plain(content: Any) -> Images:
@@ -191,10 +191,10 @@ def from_plain(content: Any) -> Images:
         labels = [int(label) for label in row["labels"]]
         if not all(0 <= label < len(classes) for label in labels):
             raise ValueError(f"{row['name']!r:.100} has a class that is none of the {len(classes)}")
-        figure = math.nan if row["figure"] is None else float(row["figure"])
+        metric = math.nan if row["metric"] is None else float(row["metric"])
         facts = {str(name): str(value) for name, value in row["facts"].items()}
-        samples.append(Sample(str(row["name"]), str(row["image"]), (width, height), figure, facts, labels, **layers))
-    return Images(samples, str(content["figure"]), classes, content["palette"], int(content["all_of"]))
+        samples.append(Sample(str(row["name"]), str(row["image"]), (width, height), metric, facts, labels, **layers))
+    return Images(samples, str(content["metric"]), classes, content["palette"], int(content["all_of"]))
 
 
 def _box(left: float, top: float, width: float, height: float, label: int, score: float | None, mask: str) -> Box:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Table
 
-from lk_downstream.reports.figures import plain_text, rendered, shown_name
+from lk_downstream.reports.plotting import plain_text, rendered, shown_name
 
 
 class DrawnKernel(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lk_downstream.reports.figures import rendered
+from lk_downstream.reports.plotting import rendered
 
 
 def draw_rates(rates: np.ndarray, losses: Sequence[float], means: np.ndarray, chosen: float | None) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lk_downstream.reports.figures import DPI, add_legend, plain_text, rendered, shown_name, thinned
+from lk_downstream.reports.plotting import DPI, add_legend, plain_text, rendered, shown_name, thinned
 
 
 def segmentation_grid(

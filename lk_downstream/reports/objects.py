@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lk_downstream.reports.figures import DPI, MAX_SIDE, PANEL, plain_text, rendered, shown_name, thinned
 from lk_downstream.reports.masks import panel_shape
+from lk_downstream.reports.plotting import DPI, MAX_SIDE, PANEL, plain_text, rendered, shown_name, thinned
 
 
 class Objects(NamedTuple):
@@ -20,12 +20,12 @@ class Objects(NamedTuple):
     masks: np.ndarray | None = None  # bool (K, H, W)
 
 
-def detection_picture(image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def draw_detections(image: np.ndarray, objects: Objects, colours: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """An image uint8 (H, W, 3) with its objects, as uint8 (height, width, 3), at least 800 pixels wide."""
     from matplotlib.figure import Figure
 
     height, width = image.shape[:2]
-    inches = 6.0  # for any picture, so that the letters are equally large in all
+    inches = 6.0  # for any image, so that the letters are equally large in all
     with plain_text():
         figure = Figure((inches, inches * height / width), dpi=max(width, 800) / inches)
         axis = figure.add_axes((0, 0, 1, 1))
@@ -95,7 +95,7 @@ def draw_objects(
         score = "" if objects.scores is None else f" {objects.scores[number].item():.2f}"
         # Dark letters on light colours, by the luminance of the colour.
         ink = "black" if colour @ (0.299, 0.587, 0.114) > 0.55 else "white"
-        right = x1 > 0.75 * width  # where the name would be cut off at the picture's edge
+        right = x1 > 0.75 * width  # where the name would be cut off at the image's edge
         axis.text(
             min(x2, width) if right else max(x1, 0),
             max(y1, 0.04 * height),

@@ -24,7 +24,7 @@ class Cell(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A figure that matters: its name, its text and what is to be known of it."""
+    """A metric that matters: its name, its text and what is to be known of it."""
 
     name: str
     text: str
@@ -33,7 +33,7 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class Numbers:
-    """The figures that matter most, large."""
+    """The metrics that matter most, large."""
 
     kind: ClassVar[str] = "numbers"
     numbers: Sequence[Number]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from lk_downstream.reports.figures import plain_text, rendered, shown_name
+from lk_downstream.reports.plotting import plain_text, rendered, shown_name
 
 COLOURS = ("white", "tab:cyan", "tab:orange", "tab:red")  # of the squares, from the smallest share on
 

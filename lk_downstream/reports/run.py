@@ -22,13 +22,13 @@ from lk_downstream.reports.files import write_text
 from lk_downstream.reports.images import Images, from_plain
 from lk_downstream.reports.page import MOST_BYTES, Section, page
 from lk_downstream.reports.parts import Facts, Matrix, Number, Numbers, Table, Text
-from lk_downstream.reports.tables import duration, figures_of_kinds
+from lk_downstream.reports.tables import duration, metrics_of_kinds
 
 PAGE = "report.html"
 NEEDED = ("metrics.json", "metrics.csv")  # one of them
 MOST_ROWS = 50  # of the table of images
 MOST_IMAGE_BYTES = 7_000_000  # of all images, in base64
-MOST_CLASSES = 300  # of the table of classes; of more, those with the lowest figures
+MOST_CLASSES = 300  # of the table of classes; of more, those with the lowest metrics
 
 
 def write_run_page(folder: str | os.PathLike) -> Path:
@@ -95,19 +95,19 @@ def _rows(path: Path) -> list[list[str]]:
 def _sections(folder: Path, metrics: dict[str, Any], series: dict[str, Series]) -> list[Section]:
     best, last = metrics.get("best") or {}, metrics.get("last") or {}
     summary = best.get("summary") or {}
-    figure = next(iter(summary), "")
+    metric = next(iter(summary), "")
     when = f"best, step {best.get('step')}" if best.get("step") else ""
-    numbers = [Number(figure, _percent(summary[figure]), when)] if figure else []
-    kinds = figures_of_kinds({name: np.nan if value is None else value for name, value in summary.items()})
+    numbers = [Number(metric, _percent(summary[metric]), when)] if metric else []
+    kinds = metrics_of_kinds({name: np.nan if value is None else value for name, value in summary.items()})
     numbers += [Number(name, _percent(value)) for name, value in islice(summary.items(), 1, 6)] if not kinds else []
-    if figure and last.get("step") != best.get("step"):
-        numbers.append(Number(f"last {figure}", _percent(last["summary"][figure]), f"step {last['step']}"))
+    if metric and last.get("step") != best.get("step"):
+        numbers.append(Number(f"last {metric}", _percent(last["summary"][metric]), f"step {last['step']}"))
     if "seconds" in metrics:
         numbers.append(Number("time", duration(metrics["seconds"]), str(metrics.get("device", ""))))
     result: list[Any] = [Numbers(numbers)] if numbers else []
     if kinds:
         columns = list(kinds)
-        result.append(Table(["figure", *columns[1:]], list(zip(*kinds.values())), percent=columns[1:]))
+        result.append(Table(["metric", *columns[1:]], list(zip(*kinds.values())), percent=columns[1:]))
     tables = [_class_table(best["classes"])] if best.get("classes") else []
     if best.get("confused"):
         pairs = [[row[name] for name in ("truth", "prediction", "count", "share")] for row in best["confused"]]
@@ -120,7 +120,7 @@ def _sections(folder: Path, metrics: dict[str, Any], series: dict[str, Series]) 
         matrix = replace(matrix, unit="pixels" if "mIoU" in summary else "images")
     return [
         Section("Result", result),
-        Section("Curves", _curves(series, f"val/{figure}")),
+        Section("Curves", _curves(series, f"val/{metric}")),
         Section("Classes", tables, f"of the best validation, step {best['step']}" if best.get("step") else ""),
         Section("Confusion matrix", [matrix] if matrix else [], "of the last validation"),
         Section("Run", _run_parts(folder, metrics)),
@@ -136,7 +136,7 @@ def _class_table(columns: Mapping[str, Sequence[Any]]) -> Table:
     names = list(columns)
     rows = list(zip(*columns.values()))
     known = sorted((row for row in rows if row[1] is not None), key=lambda row: row[1])
-    note = f"{len(rows) - len(known)} of {len(rows)} classes have no figure" if len(known) < len(rows) else ""
+    note = f"{len(rows) - len(known)} of {len(rows)} classes have no metric" if len(known) < len(rows) else ""
     if len(known) > MOST_CLASSES:
         note = f"the lowest {MOST_CLASSES} of {len(rows)} classes; all are in metrics.json"
     return Table(names, known[:MOST_CLASSES], percent=names[1:], bar=names[1], note=note)
@@ -150,7 +150,7 @@ def _calibration(count: Sequence[int], confidence: Sequence[float], accuracy: Se
 
 
 def _curves(series: dict[str, Series], monitor: str) -> list[Chart]:
-    """Losses, learning rates and figures of validations, as far as there are any."""
+    """Losses, learning rates and metrics of validations, as far as there are any."""
     charts, step = [], "optimizer step"
     losses = {name: points for name, points in series.items() if "loss" in name}
     lines, top = [], None
@@ -169,12 +169,12 @@ def _curves(series: dict[str, Series], monitor: str) -> list[Chart]:
         named = [line._replace(name=f"at most {max(line.y):.3g}") for line in chosen]
         ratio = max(chosen[0].y) / (max(chosen[-1].y) or 1.0)
         charts.append(Chart(named, "learning rate", x=step, log_y=ratio > 20))
-    figures = {name: points for name, points in series.items() if name.startswith("val/") and "loss" not in name}
-    if figures:
-        main = monitor if monitor in figures else next(iter(figures))
-        others = [name for name in figures if name != main]
+    metrics = {name: points for name, points in series.items() if name.startswith("val/") and "loss" not in name}
+    if metrics:
+        main = monitor if monitor in metrics else next(iter(metrics))
+        others = [name for name in metrics if name != main]
         names = [main, *(others if len(others) < 7 else ())]
-        lines = [Line(name[4:], steps, 100 * values) for name, (steps, values) in ((n, figures[n]) for n in names)]
+        lines = [Line(name[4:], steps, 100 * values) for name, (steps, values) in ((n, metrics[n]) for n in names)]
         title = "validation" if len(lines) > 1 else f"validation: {lines[0].name}"
         charts.append(Chart(lines, title, x=step, y="percent"))
     return charts
@@ -204,7 +204,7 @@ def _image_section(folder: Path, images: Images, number: int) -> Section:
         if used > MOST_IMAGE_BYTES:
             break
         shown.append(sample)
-    parts: list[Any] = [Images(shown, images.figure, images.classes, images.palette, images.all_of)] if shown else []
+    parts: list[Any] = [Images(shown, images.metric, images.classes, images.palette, images.all_of)] if shown else []
     rows = _read(folder, "per_image.csv", _rows)
     if rows:
         heading, *cells = rows

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lk_downstream.reports.figures import DPI, add_legend, plain_text, rendered, shown_name, thinned
 from lk_downstream.reports.masks import colour_table, overlay, panel_shape
 from lk_downstream.reports.objects import draw_objects
+from lk_downstream.reports.plotting import DPI, add_legend, plain_text, rendered, shown_name, thinned
 
 COLUMNS = 4
 

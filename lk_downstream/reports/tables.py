@@ -1,4 +1,4 @@
-"""Tables for a terminal, and figures as they are printed."""
+"""Tables for a terminal, and metrics as they are printed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def figures_of_kinds(summary: dict[str, float]) -> dict[str, list]:
-    """The figures named ``<kind>_<figure>``, as ``bbox_AP``, as a table with a row for each figure and a column a kind.
+def metrics_of_kinds(summary: dict[str, float]) -> dict[str, list]:
+    """The metrics named ``<kind>_<metric>``, as ``bbox_AP``, as a table with a row for each metric and a column a kind.
 
-    A figure that no kind has (COCO's large objects where there are none) gets no row.
+    A metric that no kind has (COCO's large objects where there are none) gets no row.
     """
     named = {tuple(name.rsplit("_", 1)): value for name, value in summary.items() if "_" in name}
     kinds = list(dict.fromkeys(kind for kind, _ in named))
-    figures = list(dict.fromkeys(figure for (_, figure), value in named.items() if not math.isnan(value)))
-    if not figures:
+    metrics = list(dict.fromkeys(metric for (_, metric), value in named.items() if not math.isnan(value)))
+    if not metrics:
         return {}
-    return {"": figures} | {kind: [named.get((kind, name), math.nan) for name in figures] for kind in kinds}
+    return {"": metrics} | {kind: [named.get((kind, name), math.nan) for name in metrics] for kind in kinds}
 
 
 def class_table(columns: dict[str, list], most: int = 200) -> Table:
@@ -27,7 +27,7 @@ def class_table(columns: dict[str, list], most: int = 200) -> Table:
 
     Args:
         columns: The columns by their headings.
-        most: Of more classes, the 20 with the lowest figures in the second column are shown.
+        most: Of more classes, the 20 with the lowest metrics in the second column are shown.
     """
     names = list(columns)
     table = Table(*names, box=None, header_style="bold", pad_edge=False)
@@ -48,21 +48,21 @@ def class_table(columns: dict[str, list], most: int = 200) -> Table:
 
 def robustness_table(results: dict[str, dict[str, Any]]) -> Table:
     """A row for each benchmark and each corruption, in percent, and what the partial ones lack."""
-    relative = any("mCE" in figures for figures in results.values())
-    cues = any("shape_bias" in figures for figures in results.values())
-    columns = ("", "top-1", "error", *(["CE"] if relative else []), *(["shape bias"] if cues else []), "pictures")
+    relative = any("mCE" in metrics for metrics in results.values())
+    cues = any("shape_bias" in metrics for metrics in results.values())
+    columns = ("", "top-1", "error", *(["CE"] if relative else []), *(["shape bias"] if cues else []), "images")
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     notes = []
-    for name, figures in results.items():
-        partial = bool(figures["missing"])
+    for name, metrics in results.items():
+        partial = bool(metrics["missing"])
         if partial:
-            notes.append(f"* {name} is partial, without {_listed(figures['missing'])}")
-        cells = _cells(1 - figures["top1"], figures.get("mCE"), relative)
-        cells += [percent(figures["shape_bias"]) if "shape_bias" in figures else ""] if cues else []
-        table.add_row(f"{name}{' *' * partial}", *cells, str(figures["pictures"]), style="bold")
-        for corruption, values in figures.get("corruptions", {}).items():
+            notes.append(f"* {name} is partial, without {_listed(metrics['missing'])}")
+        cells = _cells(1 - metrics["top1"], metrics.get("mCE"), relative)
+        cells += [percent(metrics["shape_bias"]) if "shape_bias" in metrics else ""] if cues else []
+        table.add_row(f"{name}{' *' * partial}", *cells, str(metrics["images"]), style="bold")
+        for corruption, values in metrics.get("corruptions", {}).items():
             cells = _cells(values["error"], values.get("CE"), relative) + ([""] if cues else [])
             table.add_row(f"  {corruption}", *cells, "")
     if relative:

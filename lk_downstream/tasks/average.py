@@ -29,7 +29,7 @@ def average_checkpoints(
     Args:
         run: The run's folder, whose checkpoints were kept by ``--checkpoint.save_top_k``.
         output: File to write: a checkpoint to evaluate, to predict with, to export, and to start from.
-        best: How many, by the figure that they were kept by.
+        best: How many, by the metric that they were kept by.
         last: How many, by their steps.
 
     Returns:
@@ -63,7 +63,7 @@ def average_checkpoints(
 
 
 def _best(folder: Path, steps: dict[Path, int], number: int) -> list[Path]:
-    """Those with the best figure, which the newest checkpoint knows, best first."""
+    """Those with the best metric, which the newest checkpoint knows, best first."""
     newest = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else max(steps, key=steps.get)
     states: list[dict[str, Any]] = [
         state for name, state in read_run(newest).get("callbacks", {}).items() if name.startswith("Checkpoints{")
@@ -72,7 +72,7 @@ def _best(folder: Path, steps: dict[Path, int], number: int) -> list[Path]:
     scores = {re.split(r"[\\/]", path)[-1]: float(score) for path, score in models.items()}
     known = [path for path in steps if path.name in scores]
     if len(known) < number:
-        raise InputError(f"{newest} knows the figures of {len(known)} checkpoints, fewer than {number}: give --last")
+        raise InputError(f"{newest} knows the metrics of {len(known)} checkpoints, fewer than {number}: give --last")
     first = re.split(r"[\\/]", states[0]["best_model_path"])[-1]
     ordered = sorted(known, key=lambda path: (scores[path.name], steps[path]))
     rising = scores.get(first, max(scores.values())) >= max(scores.values())

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lk_downstream.backbones import Backbone
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.callbacks.averaging import keep_average, resume_plain
-from lk_downstream.callbacks.figures import draw_last
+from lk_downstream.callbacks.plots import draw_last
 from lk_downstream.data.module import run_steps
 from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
@@ -48,15 +48,15 @@ class Task(L.LightningModule):
         compile: Compile the backbone with ``torch.compile``.
 
     Attributes:
-        figures: Names of the figures of a validation, which are logged as ``val/NAME``.
-        monitor: Name of the logged figure by which the best checkpoint is chosen; higher is better.
-        results: Figures of the last complete validation: ``summary`` (name to value) and ``classes`` (columns of a
+        metrics: Names of the metrics of a validation, which are logged as ``val/NAME``.
+        monitor: Name of the logged metric by which the best checkpoint is chosen; higher is better.
+        results: Metrics of the last complete validation: ``summary`` (name to value) and ``classes`` (columns of a
             table with a row for each class); empty before the first.
         recipe: Class and arguments of the task as plain data, if it was made by the command line; saved in checkpoints,
             see :func:`lk_downstream.tasks.load_task`.
     """
 
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
     monitor: ClassVar[str]
     own_callbacks: ClassVar[tuple[type[L.Callback], ...]] = ()  # that show and write predictions
 
@@ -91,11 +91,11 @@ class Task(L.LightningModule):
             self.register_buffer(name, values, persistent=False)
 
     def normalize(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """The one place where pictures become network input.
+        """The one place where images become network input.
 
         Args:
             images: uint8 (N, 3, H, W), RGB; of as many channels as the backbone takes, if these are others.
-            sizes: int64 (N, 2), height and width of each picture; what lies below and to the right is padding.
+            sizes: int64 (N, 2), height and width of each image; what lies below and to the right is padding.
 
         Returns:
             (N, 3, H, W) by the mean and standard deviation of the backbone's weights, of the type of its parameters;
@@ -234,7 +234,7 @@ class Task(L.LightningModule):
             checkpoint["recipe"] = recipe
 
     def report(self, summary: dict[str, float], classes: dict[str, list], shown: Sequence[str] | None = None) -> None:
-        """Log the figures of a validation, those ``shown`` (None: all) also beside the progress, and keep them all in
+        """Log the metrics of a validation, those ``shown`` (None: all) also beside the progress, and keep them all in
         :attr:`results`.
         """
         prefix = self.monitor.split("/")[0]

@@ -1,4 +1,4 @@
-"""Classification: a network with its linear layer, mixed pictures and soft labels."""
+"""Classification: a network with its linear layer, mixed images and soft labels."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Classification(Task):
     Args:
         backbone: The classifier.
         classes: Names of the classes; taken from the data when started from the command line.
-        mixup: Parameter of the distribution by which pictures are blended; 0: none.
-        cutmix: Parameter of the distribution of the area that another picture replaces; 0: none. With mixup, each has
+        mixup: Parameter of the distribution by which images are blended; 0: none.
+        cutmix: Parameter of the distribution of the area that another image replaces; 0: none. With mixup, each has
             half of the batches.
         smoothing: Share of a label that is spread over all classes.
-        erasing: Share of the pictures in which a rectangle is replaced by noise.
+        erasing: Share of the images in which a rectangle is replaced by noise.
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
         groups: Which parameters decay, and layer-wise learning rates.
@@ -41,7 +41,7 @@ class Classification(Task):
         compile: Compile the network with ``torch.compile``.
     """
 
-    multilabel = False  # whether batches have ``labels``, a vector of 0 and 1 for each picture
+    multilabel = False  # whether batches have ``labels``, a vector of 0 and 1 for each image
     monitor = "val/top1"
     own_callbacks = (ClassificationPlots, ConfusionMatrix, ClassificationPerImage, ClassificationFiles)
 
@@ -77,7 +77,7 @@ class Classification(Task):
         if mixup or cutmix:
             self.mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(self.classes))
         self.metric = ClassificationMetric(self.classes)
-        self.figures = self.metric.figures
+        self.metrics = self.metric.metrics
         self.confusion: Tensor | None = None
 
     def setup(self, stage: str) -> None:
@@ -90,25 +90,25 @@ class Classification(Task):
         if getattr(self.trainer.datamodule, "multilabel", self.multilabel) != self.multilabel:
             one, several = "Classification", "MultiLabelClassification"
             raise InputError(
-                f"the data have several labels a picture: set model to {several}"
+                f"the data have several labels an image: set model to {several}"
                 if not self.multilabel
-                else f"the data have one label a picture: set model to {one}, or data.dataset.separator"
+                else f"the data have one label an image: set model to {one}, or data.dataset.separator"
             )
         super().setup(stage)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalised pictures (N, 3, H, W) -> logits (N, classes)."""
+        """Normalised images (N, 3, H, W) -> logits (N, classes)."""
         return self.backbone(inputs)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) -> logits (N, classes), float32."""
+        """Images uint8 (N, 3, H, W) -> logits (N, classes), float32."""
         return self(self.normalize(images)).float()
 
     def augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 (N, 3, H, W) and labels (N,) -> network input, and labels or their mixture (N, classes).
+        """Images uint8 (N, 3, H, W) and labels (N,) -> network input, and labels or their mixture (N, classes).
 
         Raises:
-            InputError: An odd number of pictures is to be mixed.
+            InputError: An odd number of images is to be mixed.
         """
         inputs = self.normalize(images)
         if self.erasing:
@@ -117,7 +117,7 @@ class Classification(Task):
             return inputs, labels
         if len(images) % 2:
             raise InputError(
-                f"mixup and cutmix take pairs, but a device has {len(images)} pictures in a batch: change "
+                f"mixup and cutmix take pairs, but a device has {len(images)} images in a batch: change "
                 "data.batch_size, or set model.mixup and model.cutmix to 0"
             )
         return self.mix(inputs, labels)
@@ -134,29 +134,29 @@ class Classification(Task):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Count the pictures."""
+        """Count the images."""
         logits = self.logits(batch["image"])
         self.metric.update(logits, batch["label"])
         return {"prediction": logits}
 
     def on_validation_epoch_end(self) -> None:
-        """One reduction over all processes, and the figures of the whole data set."""
-        figures = self.metric.compute()
+        """One reduction over all processes, and the metrics of the whole data set."""
+        metrics = self.metric.compute()
         self.metric.reset()
-        summary = {name: figures[name].item() for name in self.figures}
+        summary = {name: metrics[name].item() for name in self.metrics}
         # Flat and square, as torchmetrics makes a number of what has one element.
-        columns = {name: figures[name].flatten().tolist() for name in ("accuracy", "precision", "F1")}
-        shown = [name for name in self.figures if name not in MEANS]
+        columns = {name: metrics[name].flatten().tolist() for name in ("accuracy", "precision", "F1")}
+        shown = [name for name in self.metrics if name not in MEANS]
         self.report(summary, {"class": list(self.classes), **columns}, shown)
-        matrix, number = figures["matrix"], len(self.classes)
+        matrix, number = metrics["matrix"], len(self.classes)
         self.confusion = matrix.reshape(number, number) if matrix.numel() else None
         if self.results:
             bins = ("count", "confidence", "accuracy")
-            self.results["calibration"] = {name: figures[f"bin_{name}"].tolist() for name in bins}
+            self.results["calibration"] = {name: metrics[f"bin_{name}"].tolist() for name in bins}
             self.results["confused"] = [] if self.confusion is None else confused_pairs(self.confusion, self.classes)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Probabilities and class indices of the best five classes of each picture, both (N, 5), best first."""
+        """Probabilities and class indices of the best five classes of each image, both (N, 5), best first."""
         return tuple(self.logits(batch["image"]).softmax(1).topk(min(5, len(self.classes))))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
-from lk_downstream.callbacks import DetectionFiles, DetectionPerImage, DetectionPictures
+from lk_downstream.callbacks import DetectionFiles, DetectionGrid, DetectionPerImage
 from lk_downstream.detectors import Detector, to_original
 from lk_downstream.detectors.batch import Detections
 from lk_downstream.errors import InputError
 from lk_downstream.inference import MultiScaleBoxes
 from lk_downstream.metrics import CocoEvaluator
-from lk_downstream.metrics.coco import FIGURES
+from lk_downstream.metrics.coco import METRICS
 from lk_downstream.metrics.coco_truth import Backend
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task
@@ -45,7 +45,7 @@ class Detection(Task):
     """
 
     monitor = "val/bbox_AP"
-    own_callbacks = (DetectionPictures, DetectionPerImage, DetectionFiles)
+    own_callbacks = (DetectionGrid, DetectionPerImage, DetectionFiles)
 
     # No default for `detector`: with one, the arguments of its class would be kept when another class is chosen.
     def __init__(
@@ -74,16 +74,16 @@ class Detection(Task):
                 parameter.requires_grad = False  # of a map that the neck leaves out: it would get no gradient
         self.__dict__["detector"] = made  # past nn.Module, which would save every parameter a second time
         self.kinds = ("bbox", "segm") if made.masks else ("bbox",)
-        self.figures = tuple(f"{kind}_{name}" for kind in self.kinds for name in FIGURES)
+        self.metrics = tuple(f"{kind}_{name}" for kind in self.kinds for name in METRICS)
         self.inference, self.evaluation = inference, evaluation
         self.evaluator: CocoEvaluator | None = None
 
     def forward(self, inputs: Tensor, sizes: Tensor) -> Detections:
-        """Normalised, padded pictures (N, 3, H, W) and their sizes (N, 2) -> detections, see :class:`Detector`."""
+        """Normalised, padded images (N, 3, H, W) and their sizes (N, 2) -> detections, see :class:`Detector`."""
         return self.detector(inputs, sizes)
 
     def predict(self, images: Tensor, sizes: Tensor, original_sizes: list[Tensor]) -> Detections:
-        """Detections in pixels of the original pictures, best first.
+        """Detections in pixels of the original images, best first.
 
         Args:
             images: uint8 (N, 3, H, W), resized and padded.
@@ -91,7 +91,7 @@ class Detection(Task):
             original_sizes: N times (2,), height and width before the resize.
 
         Returns:
-            For each picture ``boxes`` float32 (K, 4) x1, y1, x2, y2, ``scores`` (K,), ``labels`` int64 (K,) and, of
+            For each image ``boxes`` float32 (K, 4) x1, y1, x2, y2, ``scores`` (K,), ``labels`` int64 (K,) and, of
             detectors with masks, ``masks`` bool (K, H, W) of the original size.
         """
         if self.inference:
@@ -144,8 +144,8 @@ class Detection(Task):
         return {"prediction": found}
 
     def on_validation_epoch_end(self) -> None:
-        """One exchange between all processes; the figures, and the results in COCO's format in the run's folder."""
-        figures = {name: _or_nan(value) for name, value in self.evaluator.compute().items()}
+        """One exchange between all processes; the metrics, and the results in COCO's format in the run's folder."""
+        metrics = {name: _or_nan(value) for name, value in self.evaluator.compute().items()}
         folder = self.trainer.log_dir  # asks all processes
         if folder and not self.trainer.sanity_checking and not self.trainer.fast_dev_run:
             self.evaluator.save(folder)
@@ -155,14 +155,14 @@ class Detection(Task):
                 columns[name if kind == "bbox" else f"mask {name}"] = [
                     _or_nan(classes[label][name]) for label in self.classes
                 ]
-        self.report(figures, columns, shown=[name for name in figures if name.endswith(("_AP", "_AP50"))])
+        self.report(metrics, columns, shown=[name for name in metrics if name.endswith(("_AP", "_AP50"))])
         self.evaluator.reset()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Detections:
-        """Detections in pixels of the original pictures."""
+        """Detections in pixels of the original images."""
         return self.predict(batch["image"], batch["size"], [target["original_size"] for target in batch["target"]])
 
 
-def _or_nan(figure: float) -> float:
+def _or_nan(metric: float) -> float:
     """COCO's -1, which stands for "no object of this kind", as NaN, which tables show as a dash."""
-    return math.nan if figure < 0 else figure
+    return math.nan if metric < 0 else metric

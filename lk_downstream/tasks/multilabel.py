@@ -67,7 +67,7 @@ class MultiLabelClassification(Classification):
             compile=compile,
         )
         self.metric = MultiLabelMetric(self.classes)
-        self.figures = self.metric.figures
+        self.metrics = self.metric.metrics
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The binary cross-entropy of a batch, the mean over images and classes."""
@@ -84,11 +84,11 @@ class MultiLabelClassification(Classification):
         return {"prediction": logits}
 
     def on_validation_epoch_end(self) -> None:
-        """One gathering over all processes, and the figures of the whole data set."""
-        figures = self.metric.compute()
+        """One gathering over all processes, and the metrics of the whole data set."""
+        metrics = self.metric.compute()
         self.metric.reset()
-        summary = {name: figures[name].item() for name in self.figures}
-        self.report(summary, {"class": list(self.classes), "AP": figures["AP"].flatten().tolist()})
+        summary = {name: metrics[name].item() for name in self.metrics}
+        self.report(summary, {"class": list(self.classes), "AP": metrics["AP"].flatten().tolist()})
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Probabilities and class indices of the best five classes of each image, both (N, 5), best first."""

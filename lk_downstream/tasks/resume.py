@@ -105,7 +105,7 @@ def refuse_lost(task: L.LightningModule) -> None:
     if lost:
         raise InputError(
             f"{len(lost)} of the model's tensors, such as {lost[0]}, are infinite or not a number, so that its "
-            "figures and predictions would mean nothing: take a checkpoint of an earlier step"
+            "metrics and predictions would mean nothing: take a checkpoint of an earlier step"
         )
 
 

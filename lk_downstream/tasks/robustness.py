@@ -1,4 +1,4 @@
-"""Evaluation of a classifier on other pictures of ImageNet's classes, as in Table 8 of the ConvNeXt paper."""
+"""Evaluation of a classifier on other images of ImageNet's classes, as in Table 8 of the ConvNeXt paper."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Trainer(L.Trainer):
     ) -> RobustnessReport:
         """Evaluate on the test sets whose folders are given; prints a table and writes ``robustness.json``.
 
-        Pictures are resized as those of ``datamodule`` for validation. Those of ImageNet-C and -C-bar have 224 pixels
+        Images are resized as those of ``datamodule`` for validation. Those of ImageNet-C and -C-bar have 224 pixels
         already: by default they are resized to 256 and cropped to 224, as in the evaluation of AugMix; with
         ``--data.crop 1`` they stay as they are, as in that of their authors.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lk_downstream.backbones import Backbone
-from lk_downstream.callbacks import ConfusionMatrix, SegmentationFiles, SegmentationPerImage, SegmentationPictures
+from lk_downstream.callbacks import ConfusionMatrix, SegmentationFiles, SegmentationGrid, SegmentationPerImage
 from lk_downstream.data.transforms import resize_image
 from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.inference import Inference, Whole
@@ -34,7 +34,7 @@ class Segmentation(Task):
         auxiliary_weight: Weight of the auxiliary loss.
         loss: ``PixelCrossEntropy`` (the default), ``OHEM``, ``Focal``, ``Dice``, ``Lovasz``, ``SumOfLosses``, or any
             module from logits (N, C, H, W) and class indices (N, H, W) with 255 for ignored pixels to a scalar.
-        inference: How a picture of any size is evaluated.
+        inference: How an image of any size is evaluated.
         boundary_iou: Also report the boundary IoU of each class, which takes time.
         optimizer: Makes the optimizer from parameter groups.
         schedule: Makes the schedule from the optimizer and the number of optimizer steps of the run; None: constant.
@@ -45,9 +45,9 @@ class Segmentation(Task):
         compile: Compile the backbone with ``torch.compile``.
     """
 
-    figures = ("mIoU", "mAcc", "aAcc", "mF1", "mPrecision")
+    metrics = ("mIoU", "mAcc", "aAcc", "mF1", "mPrecision")
     monitor = "val/mIoU"
-    own_callbacks = (SegmentationPictures, ConfusionMatrix, SegmentationPerImage, SegmentationFiles)
+    own_callbacks = (SegmentationGrid, ConfusionMatrix, SegmentationPerImage, SegmentationFiles)
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Segmentation(Task):
         self.metric = SegmentationMetric(self.classes)
         self.boundary = BoundaryIoU(self.classes) if boundary_iou else None
         if self.boundary:
-            self.figures = (*self.figures, "mBoundaryIoU")
+            self.metrics = (*self.metrics, "mBoundaryIoU")
         self.confusion: Tensor | None = None
 
     def setup(self, stage: str) -> None:
@@ -89,15 +89,15 @@ class Segmentation(Task):
             weigh_by_frequency(self.loss, self.trainer)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalised pictures (N, 3, H, W) -> logits (N, classes, H, W)."""
+        """Normalised images (N, 3, H, W) -> logits (N, classes, H, W)."""
         return self._resized(self.head, self.backbone(inputs), inputs.shape[-2:])
 
     def logits(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) -> logits (N, classes, H, W)."""
+        """Images uint8 (N, 3, H, W) -> logits (N, classes, H, W)."""
         return self(self.normalize(images))
 
     def head_logits(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) -> logits at the stride of the head, mostly (N, classes, H / 4, W / 4).
+        """Images uint8 (N, 3, H, W) -> logits at the stride of the head, mostly (N, classes, H / 4, W / 4).
 
         A side shorter than the coarsest stride, of which no map would be left, is stretched to it.
         """
@@ -105,7 +105,7 @@ class Segmentation(Task):
         return self.head(self.backbone(self.normalize(images)))
 
     def predict(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) of any size -> class indices uint8 (N, H, W), by the inference rule."""
+        """Images uint8 (N, 3, H, W) of any size -> class indices uint8 (N, H, W), by the inference rule."""
         return self.inference.predict(self.head_logits, images, self.head.align_corners)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -123,7 +123,7 @@ class Segmentation(Task):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Count the pixels of pictures at their own size."""
+        """Count the pixels of images at their own size."""
         prediction = self.predict(batch["image"])
         self.metric.update(prediction, batch["mask"])
         if self.boundary:
@@ -131,21 +131,21 @@ class Segmentation(Task):
         return {"prediction": prediction}
 
     def on_validation_epoch_end(self) -> None:
-        """One reduction over all processes, and the figures of the whole data set."""
-        figures = self.metric.compute()
+        """One reduction over all processes, and the metrics of the whole data set."""
+        metrics = self.metric.compute()
         self.metric.reset()
         names = ["IoU", "Acc", "F1", "Precision"]
         if self.boundary:
-            figures |= self.boundary.compute()
+            metrics |= self.boundary.compute()
             self.boundary.reset()
             names.append("BoundaryIoU")
         # Flat and square, as torchmetrics makes a number of what has one element.
-        columns = {name: figures[name].flatten().tolist() for name in names}
-        self.confusion = figures["matrix"].reshape(len(self.classes), len(self.classes))
+        columns = {name: metrics[name].flatten().tolist() for name in names}
+        self.confusion = metrics["matrix"].reshape(len(self.classes), len(self.classes))
         self.report(
-            {name: figures[name].item() for name in self.figures},
+            {name: metrics[name].item() for name in self.metrics},
             {"class": list(self.classes), **columns},
-            shown=self.figures[:3],
+            shown=self.metrics[:3],
         )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -113,8 +113,8 @@ def test_merged_upernet(name, side, parameters):
 
 
 def test_non_zero_upernet_of_slak():
-    figures = {name: sizes(name, 512, 150, density=0.6).parameters for name in ("slak_tiny", "slak_small", "slak_base")}
-    assert [round(value / 1e6, 1) for value in figures.values()] == [64.2, 88.5, 131.2]
+    metrics = {name: sizes(name, 512, 150, density=0.6).parameters for name in ("slak_tiny", "slak_small", "slak_base")}
+    assert [round(value / 1e6, 1) for value in metrics.values()] == [64.2, 88.5, 131.2]
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_replknet", "test_slak", "resnet18"])

@@ -53,12 +53,12 @@ def test_peak_memory_by_hand():
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_figures_of_a_segmentation(merged):
+def test_metrics_of_a_segmentation(merged):
     task = segmentation()
     weights = dict(task.state_dict())
     profile = profile_task(task, (64, 96), batch=2, merged=merged, device="cpu", rounds=3)
     assert all(torch.equal(weights[name], value) for name, value in task.state_dict().items())  # as it was
-    # The same by the counter of published figures, which hooks layers and knows nothing of a task.
+    # The same by the counter of published results, which hooks layers and knows nothing of a task.
     parts = nn.ModuleDict({"backbone": task.backbone, "head": task.head})
     expected = _counted(parts, merged)
     for name in ("backbone", "head"):

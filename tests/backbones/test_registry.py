@@ -6,7 +6,7 @@ import torch
 
 import lk_downstream
 from lk_downstream import InputError, create_backbone
-from lk_downstream.backbones import drives, factory, registry
+from lk_downstream.backbones import factory, manual_downloads, registry
 
 ROWS = [weights for published in registry.PUBLISHED.values() for weights in published.values()]
 
@@ -138,9 +138,9 @@ def test_load_weights_knows_models_with_names(monkeypatch):
 
 
 def test_names_on_drives():
-    links = [link for published in drives.DRIVES.values() for link, _ in published.values()]
+    links = [link for published in manual_downloads.DOWNLOADS.values() for link, _ in published.values()]
     assert len(links) == len(set(links)) == 25
-    for model, published in drives.DRIVES.items():
+    for model, published in manual_downloads.DOWNLOADS.items():
         assert timm.is_model(model)
         assert not published.keys() & registry.PUBLISHED.get(model, {}).keys()  # what can be downloaded, is
 

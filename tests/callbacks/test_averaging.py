@@ -251,7 +251,7 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
 
 
 class Data(L.LightningDataModule):
-    """Other pictures in each process."""
+    """Other images in each process."""
 
     def __init__(self):
         super().__init__()
@@ -279,6 +279,6 @@ def test_two_processes_evaluate_one_average(tmp_path):
     in_two_processes(fit_as_one_of_two, tmp_path)
     first, second = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
     name = "backbone.norm.running_mean"
-    assert not torch.equal(first["steps"][3][name], second["steps"][3][name])  # each has its own pictures
+    assert not torch.equal(first["steps"][3][name], second["steps"][3][name])  # each has its own images
     same(first["seen"], reference(first["steps"], 3), exactly=False)
     same(first["seen"], second["seen"])

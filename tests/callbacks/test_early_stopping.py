@@ -10,7 +10,7 @@ from lk_downstream.cli import main
 from lk_downstream.tasks import load_task
 from lk_downstream.tasks.losses import Dice
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("without_plots")
 CONFIG = Path(__file__).parents[2] / "configs" / "demo_segmentation.yaml"
 SMALL = (
     *("--config", str(CONFIG), "--data.synthetic", "{train: 8, val: 2, size: [48, 64]}", "--data.batch_size", "4"),

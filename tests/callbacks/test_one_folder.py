@@ -1,4 +1,4 @@
-"""Whatever the logger, a run has one folder and touches nothing outside; figures reach the loggers that take them."""
+"""Whatever the logger, a run has one folder and touches nothing outside; metrics reach the loggers that take them."""
 
 import hashlib
 import json

@@ -133,9 +133,9 @@ def test_the_page_has_the_masks_of_the_worst_images(tmp_path):
     validate(SegmentationPerImage(), trainer(tmp_path), batches)
     found = images(tmp_path)
     assert [sample.name for sample in found.samples] == ["bad", "good", "empty"]
-    assert (found.figure, found.all_of) == ("mIoU", 3)
+    assert (found.metric, found.all_of) == ("mIoU", 3)
     bad = found.samples[0]
-    assert (bad.figure, bad.size, bad.labels) == (0.5, (4, 1), [0, 1])
+    assert (bad.metric, bad.size, bad.labels) == (0.5, (4, 1), [0, 1])
     assert bad.facts == {"worst class": "a 50.0"}
     truth, prediction = decoded(bad.truth.mask), decoded(bad.prediction.mask)
     assert truth[0, :, 3].tolist() == [255, 255, 255, 0]  # what is unlabelled is transparent
@@ -153,7 +153,7 @@ def test_the_page_has_the_classes_of_the_worst_images(tmp_path):
     rows = table(tmp_path)
     assert [sample.name for sample in samples[:16]] == [row["name"] for row in rows[:16]]
     assert len(samples) == 24
-    assert max(sample.figure for sample in samples[16:]) > 0.9  # not only bad ones
+    assert max(sample.metric for sample in samples[16:]) > 0.9  # not only bad ones
     assert samples[0].labels in ([0, 1], [0, 2])
     assert samples[0].facts["truth"] == "a"
 
@@ -219,6 +219,6 @@ def test_confusion_matrix(tmp_path):
 
 @pytest.mark.parametrize("number", [1, 70])
 def test_a_drawing_of_any_number_of_classes(number):
-    picture = draw_matrix(np.eye(number, dtype=int), [str(index) for index in range(number)])
-    assert picture.dtype == np.uint8
+    image = draw_matrix(np.eye(number, dtype=int), [str(index) for index in range(number)])
+    assert image.dtype == np.uint8
     assert draw_matrix(np.zeros((number, number), int), ["x"] * number).ndim == 3

@@ -28,7 +28,7 @@ SMALL = [
 ]
 RUN = Path("runs/demo_segmentation")
 TRAINED = ["--config", str(RUN / "run_0/config.yaml"), "--ckpt_path", str(RUN / "run_0/checkpoints/last.ckpt")]
-PICTURES = "data/demo_cityscapes/leftImg8bit/val"
+IMAGES = "data/demo_cityscapes/leftImg8bit/val"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 def predict(*args):
-    cli = main("predict", [*TRAINED, "--data.predict", PICTURES, *args])
+    cli = main("predict", [*TRAINED, "--data.predict", IMAGES, *args])
     return Path(cli.trainer.log_dir), cli
 
 
@@ -71,40 +71,40 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_official_scorer_gives_our_figure_on_the_files(folder, rule, monkeypatch, capsys):
+def test_the_official_scorer_gives_our_metric_on_the_files(folder, rule, monkeypatch, capsys):
     cli = main("validate", [*TRAINED, *RULES[rule]])
-    figures = json.loads((Path(cli.trainer.log_dir) / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
-    assert 0.1 < figures["mIoU"] < 0.95
+    metrics = json.loads((Path(cli.trainer.log_dir) / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
+    assert 0.1 < metrics["mIoU"] < 0.95
     run, cli = predict(*RULES[rule])
     assert type(cli.model.inference).__name__ == ("MultiScale" if RULES[rule] else "Whole")
-    assert official_score(run / "labels", monkeypatch) == pytest.approx(figures["mIoU"], abs=1e-9)
+    assert official_score(run / "labels", monkeypatch) == pytest.approx(metrics["mIoU"], abs=1e-9)
 
 
 def test_files_of_a_run(folder, capsys):
     run, cli = predict()
     printed = capsys.readouterr().out
-    assert re.search(r"^5 pictures predicted$", printed, re.MULTILINE)
+    assert re.search(r"^5 images predicted$", printed, re.MULTILINE)
     assert run.parent == RUN  # beside the run that it is of
     for kind in ("labels", "overlays"):
         assert str(run / kind) in printed
         assert sorted(p.relative_to(run / kind).as_posix() for p in (run / kind).rglob("*.*")) == sorted(
-            p.relative_to(PICTURES).as_posix() for p in Path(PICTURES).rglob("*.png")
+            p.relative_to(IMAGES).as_posix() for p in Path(IMAGES).rglob("*.png")
         )
     values = set()
     for path in (run / "labels").rglob("*.png"):
-        picture = Image.open(path)
-        assert (picture.mode, picture.size) == ("L", (80, 64))
-        values |= set(np.unique(picture))
+        image = Image.open(path)
+        assert (image.mode, image.size) == ("L", (80, 64))
+        values |= set(np.unique(image))
     assert len(values) > 2
     assert values <= set(CITYSCAPES_LABEL_IDS)
     assert cli.trainer.predict_loop.predictions == []  # nothing is gathered in memory
 
 
-def test_one_picture_without_overlay(folder, capsys):
-    picture = sorted(Path(PICTURES).rglob("*.png"))[0]
+def test_one_image_without_overlay(folder, capsys):
+    image = sorted(Path(IMAGES).rglob("*.png"))[0]
     callback = "{class_path: SegmentationFiles, init_args: {overlays: false}}"
-    run, _ = predict("--data.predict", str(picture), "--trainer.callbacks", f"[{callback}]")
-    assert [path.name for path in run.rglob("*.png")] == [picture.name]
+    run, _ = predict("--data.predict", str(image), "--trainer.callbacks", f"[{callback}]")
+    assert [path.name for path in run.rglob("*.png")] == [image.name]
     assert "overlays" not in capsys.readouterr().out
 
 
@@ -112,8 +112,8 @@ def test_one_picture_without_overlay(folder, capsys):
     ("args", "message"),
     [
         ([], "prediction needs a trained model: give --ckpt_path FILE or --model.weights FILE"),
-        (TRAINED[2:], "prediction needs pictures: set data.predict to a picture or a folder"),
-        ([*TRAINED[2:], "--data.predict", "nowhere"], "there is no picture or folder nowhere"),
+        (TRAINED[2:], "prediction needs images: set data.predict to an image or a folder"),
+        ([*TRAINED[2:], "--data.predict", "nowhere"], "there is no image or folder nowhere"),
     ],
 )
 def test_mistakes(folder, args, message):
@@ -122,7 +122,7 @@ def test_mistakes(folder, args, message):
 
 
 class Constant(L.LightningModule):
-    """Predicts class 4 on the left and class 149 on the right of every picture."""
+    """Predicts class 4 on the left and class 149 on the right of every image."""
 
     def predict_step(self, batch, batch_idx):
         prediction = torch.full((len(batch["image"]), *batch["image"].shape[-2:]), 4, dtype=torch.uint8)
@@ -131,11 +131,11 @@ class Constant(L.LightningModule):
 
 
 def test_values_of_ade20k_and_colours(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for name in ("a.png", "b.jpg", "b.png"):  # two of which have one name
-        Image.fromarray(np.full((10, 12, 3), 100, np.uint8)).save(tmp_path / "pictures" / name)
+        Image.fromarray(np.full((10, 12, 3), 100, np.uint8)).save(tmp_path / "images" / name)
     data = SegmentationData(
-        dataset=partial(ADE20K, root="nowhere"), predict=str(tmp_path / "pictures"), workers=0, val_batch_size=2
+        dataset=partial(ADE20K, root="nowhere"), predict=str(tmp_path / "images"), workers=0, val_batch_size=2
     )
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(

@@ -9,7 +9,7 @@ from torch import nn
 
 from lk_downstream.callbacks import RunReport
 from lk_downstream.ops import LargeKernelConv2d, notice
-from lk_downstream.reports.tables import figures_of_kinds
+from lk_downstream.reports.tables import metrics_of_kinds
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(nn.Conv2d, 1), (LargeKernelConv2d, 2)])
@@ -25,18 +25,18 @@ def test_large_kernels_are_told_of_once(kind, lines, capsys):
     assert printed[1:] == [notice("cpu")] * (lines - 1)
 
 
-def test_figures_of_several_kinds_are_a_table():
+def test_metrics_of_several_kinds_are_a_table():
     summary = {"bbox_AP": 0.5, "bbox_AR1": 0.25, "bbox_APl": math.nan, "segm_AP": 0.75}
-    table = figures_of_kinds(summary)
+    table = metrics_of_kinds(summary)
     assert table.pop("") == ["AP", "AR1"]
     assert table["bbox"] == [0.5, 0.25]
     assert table["segm"][0] == 0.75
     assert math.isnan(table["segm"][1])
-    assert figures_of_kinds({"mIoU": 0.5, "aAcc": 0.7}) == {}
+    assert metrics_of_kinds({"mIoU": 0.5, "aAcc": 0.7}) == {}
 
 
 @pytest.mark.parametrize(("stage", "best"), [("fit", 0.9), ("validate", 0.2)])
-def test_an_evaluation_reports_its_own_figures_and_not_the_best_of_the_training(stage, best):
+def test_an_evaluation_reports_its_own_metrics_and_not_the_best_of_the_training(stage, best):
     trainer = SimpleNamespace(
         log_dir=None, sanity_checking=False, global_step=7, is_global_zero=True, checkpoint_callback=None
     )

@@ -17,7 +17,7 @@ from lk_downstream.reports.masks import segmentation_grid
 from lk_downstream.reports.tables import class_table
 
 
-def test_figures_without_nan(tmp_path):
+def test_metrics_without_nan(tmp_path):
     write_json(tmp_path / "runs" / "metrics.json", {"IoU": [0.5, math.nan], "step": 3})
     assert json.loads((tmp_path / "runs" / "metrics.json").read_text(encoding="utf-8")) == {
         "IoU": [0.5, None],
@@ -49,7 +49,7 @@ def test_a_checkpoint_takes_the_place_of_the_old_one_only_when_it_is_complete(tm
 
 
 class Falling(BoringModel):
-    """Its monitored figure is worse at every validation."""
+    """Its monitored metric is worse at every validation."""
 
     monitor = "val/AP"
 
@@ -68,13 +68,13 @@ def test_the_last_step_is_kept_even_where_it_is_not_the_best(tmp_path):
     assert torch.load(checkpoints.best_model_path, weights_only=True)["global_step"] == 2
 
 
-def test_a_grid_shows_pictures_truth_and_prediction(tmp_path):
+def test_a_grid_shows_images_truth_and_prediction(tmp_path):
     image = np.full((24, 32, 3), 200, np.uint8)
     truth = np.zeros((24, 32), np.uint8)
     truth[:, 16:] = 1
     palette, classes = [(255, 0, 0), (0, 0, 255)], ("left", "right")
-    picture = segmentation_grid([("a", image, truth, np.zeros_like(truth))] * 3, palette, classes)
-    write_image(tmp_path / "grid.png", picture)
+    grid = segmentation_grid([("a", image, truth, np.zeros_like(truth))] * 3, palette, classes)
+    write_image(tmp_path / "grid.png", grid)
     shown = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
     red, blue = ((shown[..., a] - shown[..., b] > 100).sum() for a, b in ((0, 2), (2, 0)))
     assert 2 < red / blue < 4  # of truth and prediction together three quarters are "left"

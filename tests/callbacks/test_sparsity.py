@@ -150,8 +150,8 @@ def test_a_tensor_that_would_keep_all_its_weights_is_left_dense():
     assert sparsity.masks["backbone.0.weight"].sum() == round(0.9 * (216 + 512)) - 512
     assert task.backbone[5].weight.all()
     section = sparsity.report_section(task)
-    assert section.figures["nonzero"] == sum(int(parameter.count_nonzero()) for parameter in task.parameters())
-    assert section.figures["layers"] == {"backbone.0.weight": pytest.approx(143 / 216)}
+    assert section.metrics["nonzero"] == sum(int(parameter.count_nonzero()) for parameter in task.parameters())
+    assert section.metrics["layers"] == {"backbone.0.weight": pytest.approx(143 / 216)}
 
 
 def test_snip_shares_follow_the_gradient_of_the_first_batches():
@@ -313,7 +313,7 @@ def segmentation():
     return task
 
 
-def pictures():
+def make_images():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 64), generator=generator).to(torch.uint8)
     return [{"image": images, "mask": images[:, 0] // 128, "size": torch.full((2, 2), 64), "name": ["a", "b"]}] * 8
@@ -330,7 +330,7 @@ def test_a_stopped_and_resumed_run_ends_as_an_unbroken_one(averaged, tmp_path):
         sparsity = DynamicSparsity(prune_rate=0.5, update_every=2)
         averages = [AveragedWeights(0.9)] if averaged else []
         task = segmentation()
-        fit(task, sparsity, *averages, Save(), data=pictures(), max_steps=6, ckpt_path=ckpt_path)
+        fit(task, sparsity, *averages, Save(), data=make_images(), max_steps=6, ckpt_path=ckpt_path)
         return torch.load(tmp_path / "6.ckpt", weights_only=True), sparsity, task
 
     unbroken, whole, _ = run()
@@ -448,11 +448,11 @@ def test_from_the_command_line_with_a_report(tmp_path, monkeypatch, capsys):
     assert "parameters are not zero (" in printed
     assert "backbone.body.stages.2.*.pwconv1" in printed
     (folder,) = (tmp_path / "runs" / "demo_segmentation").iterdir()
-    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["sparsity"]
-    assert 0.6 < figures["density"] == figures["nonzero"] / figures["parameters"] < 0.9
-    assert all(0 < density < 0.99 for density in figures["layers"].values())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["sparsity"]
+    assert 0.6 < metrics["density"] == metrics["nonzero"] / metrics["parameters"] < 0.9
+    assert all(0 < density < 0.99 for density in metrics["layers"].values())
     header = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
-    assert {f"density/{name.removesuffix('.weight')}" for name in figures["layers"]} <= set(header)
+    assert {f"density/{name.removesuffix('.weight')}" for name in metrics["layers"]} <= set(header)
     weights = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    for name, density in figures["layers"].items():
+    for name, density in metrics["layers"].items():
         assert weights[name].count_nonzero() / weights[name].numel() == pytest.approx(density)

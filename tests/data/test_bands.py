@@ -11,7 +11,7 @@ from PIL import Image
 from lk_downstream import create_classifier
 from lk_downstream.cli import main
 from lk_downstream.data import ClassFolder, ClassificationData, Coco, DetectionData, SegmentationFolder
-from lk_downstream.data.reading import read_picture
+from lk_downstream.data.reading import load_image
 from lk_downstream.errors import DamagedFile, InputError
 from lk_downstream.tasks import Classification
 
@@ -42,7 +42,7 @@ def test_bands_are_those_of_the_file(tmp_path, name, bands, mode):
     values = pixels(bands)
     if bands == 4:
         values[..., 3] = RNG.integers(0, 2, (6, 8)) * 255  # what is transparent keeps its colours
-    found = read_picture(write(tmp_path / name, values, mode), channels=bands)
+    found = load_image(write(tmp_path / name, values, mode), channels=bands)
     assert found.dtype == torch.uint8
     assert (found.permute(1, 2, 0).numpy() == values).all()
 
@@ -55,11 +55,11 @@ def test_what_does_not_have_them_is_named(tmp_path):
     ):
         path = write(tmp_path / name, values, "pages" if values.ndim == 3 and values.shape[2] == 5 else None)
         with pytest.raises(InputError, match=words):
-            read_picture(path, channels=4)
+            load_image(path, channels=4)
     path = write(tmp_path / "d.png", pixels(4))
     path.write_bytes(path.read_bytes()[:90])
     with pytest.raises(DamagedFile, match=r"d\.png is truncated or damaged"):
-        read_picture(path, channels=4)
+        load_image(path, channels=4)
     data = DetectionData(partial(Coco, root=str(tmp_path)))
     with pytest.raises(InputError, match="in_chans is 4, but images of detections are RGB: set it to 3 or 1"):
         data.use_channels(4)
@@ -82,7 +82,7 @@ def test_classification(tmp_path):
     assert torch.equal(resized[1][2:], resized[0])  # each band as in an image of Pillow
 
 
-def test_a_segmentation_from_the_command_line(tmp_path, monkeypatch, without_figures):
+def test_a_segmentation_from_the_command_line(tmp_path, monkeypatch, without_plots):
     monkeypatch.chdir(tmp_path)
     for split in ("train", "val"):
         for number in range(2):

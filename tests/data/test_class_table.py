@@ -85,7 +85,7 @@ def test_batches_of_several_labels(tmp_path):
     table(tmp_path, "file,label\na.jpg,x|y\nb.jpg,y\n")
     table(tmp_path, "file,label\na.jpg,y\n", "val.csv")
     module = ClassificationData(partial(ClassTable, root=str(tmp_path), separator="|"), 2, size=4, workers=0)
-    with pytest.warns(UserWarning, match=r"val\.csv has no pictures of 1 of 2 classes \(x\)"):
+    with pytest.warns(UserWarning, match=r"val\.csv has no images of 1 of 2 classes \(x\)"):
         module.setup("fit")
     batch = next(iter(module.train_dataloader()))
     assert module.multilabel
@@ -158,9 +158,7 @@ def test_imagenets_validation_in_one_folder(flat, form):
     header, line = FORMS[form]
     wnids, numbers = ImageNet("val", str(flat)).wnids, (490, 13, 1)
     order = [2, 0, 1] if form in ("Kaggle", "Caffe") else [0, 1, 2]  # where lines have names, these count
-    lines = [
-        line.format(n=at + 1, wnid=WNIDS[at], label=wnids.index(WNIDS[at]), number=numbers[at]) for at in order
-    ]
+    lines = [line.format(n=at + 1, wnid=WNIDS[at], label=wnids.index(WNIDS[at]), number=numbers[at]) for at in order]
     (flat / "labels.txt").write_text(header + "".join(lines), encoding="utf-8")
     synsets = "".join(f"{wnid} {number} name\n" for wnid, number in zip(WNIDS, numbers))
     (flat / "map_clsloc.txt").write_text(synsets, encoding="utf-8")
@@ -178,7 +176,7 @@ def test_imagenet_as_kaggle_has_it(tmp_path):
     table(tmp_path, f"ImageId,PredictionString\nILSVRC2012_val_00000001,{WNIDS[1]} 1 1 2 2 \n", "LOC_val_solution.csv")
     options = {"folder": "ILSVRC/Data/CLS-LOC/{split}", "labels": "LOC_val_solution.csv", "complete": False}
     module = ClassificationData(partial(ImageNet, root=str(tmp_path), **options), 2, size=4, workers=0)
-    with pytest.warns(UserWarning, match=r"has no pictures of 1 of 1000 classes \(sea snake\)"):
+    with pytest.warns(UserWarning, match=r"has no images of 1 of 1000 classes \(sea snake\)"):
         module.setup("fit")
     wnids = module.train_data.wnids
     assert [wnids[module.val_set[0]["label"]], len(module.train_set)] == [WNIDS[1], 4]

@@ -1,4 +1,4 @@
-"""Class folders, ImageNet's layout, and the pictures that the papers train and evaluate with."""
+"""Class folders, ImageNet's layout, and the images that the papers train and evaluate with."""
 
 import random
 from functools import partial
@@ -13,14 +13,14 @@ from timm.data import create_transform
 from lk_downstream.data import (
     ClassFolder,
     ClassificationData,
-    EvaluationPicture,
+    EvaluationImage,
     ImageNet,
     ImageNet22K,
     Synthetic,
-    TrainingPicture,
+    TrainingImage,
 )
-from lk_downstream.data.classification_transforms import allow_zero_bits, collate_pictures, from_pil, to_pil
-from lk_downstream.data.reading import read_picture
+from lk_downstream.data.classification_transforms import allow_zero_bits, collate_images, from_pil, to_pil
+from lk_downstream.data.reading import load_image
 from lk_downstream.data.synthetic_layouts import write_imagenet
 from lk_downstream.errors import InputError
 
@@ -33,7 +33,7 @@ def tree(tmp_path_factory):
 
 
 def folders(root, **counts):
-    """A tree with the given number of pictures in each ``split/class``."""
+    """A tree with the given number of images in each ``split/class``."""
     for place, count in counts.items():
         folder = Path(root, *place.split("__"))
         folder.mkdir(parents=True)
@@ -60,7 +60,7 @@ def test_labels_are_the_places_of_the_sorted_folders(tmp_path):
     assert found[1]["image"].shape == (3, 16, 20)
 
 
-def test_what_is_no_picture_is_passed_over(tmp_path):
+def test_what_is_no_image_is_passed_over(tmp_path):
     root = folders(tmp_path, train__ants=1)
     (root / "train" / "ants" / "Thumbs.db").write_text("", encoding="utf-8")
     (root / "train" / "ants" / ".hidden.jpg").write_text("", encoding="utf-8")
@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_class_of_imagenet(tmp_path):
 
 
 def test_an_empty_class_folder(tmp_path):
-    with pytest.raises(InputError, match=r"bees holds no picture: add pictures of this class, or remove the folder"):
+    with pytest.raises(InputError, match=r"bees holds no image: add images of this class, or remove the folder"):
         len(ClassFolder("train", folders(tmp_path, train__ants=1, train__bees=0)))
 
 
@@ -111,8 +111,8 @@ def test_a_folder_that_leads_into_itself(tmp_path):
     assert len(ClassFolder("train", str(root))) == 1
 
 
-def test_pictures_without_class_folders(tmp_path):
-    with pytest.raises(InputError, match="val holds no class folders: sort its pictures"):
+def test_images_without_class_folders(tmp_path):
+    with pytest.raises(InputError, match="val holds no class folders: sort its images"):
         len(ClassFolder("val", folders(tmp_path, val=3)))
 
 
@@ -130,7 +130,7 @@ def test_a_class_that_the_training_lacks_is_refused(tmp_path):
 @pytest.mark.parametrize("others", [{}, {"val__bees": 0}], ids=["absent", "empty"])
 def test_a_class_that_only_the_training_has(tmp_path, others):
     module = data(folders(tmp_path, train__ants=2, train__bees=2, train__wasps=2, val__ants=1, val__wasps=1, **others))
-    with pytest.warns(UserWarning, match=r"val has no pictures of 1 of 3 classes \(bees\), which are trained but not"):
+    with pytest.warns(UserWarning, match=r"val has no images of 1 of 3 classes \(bees\), which are trained but not"):
         module.setup("fit")
     assert [item["label"] for item in map(module.val_data.__getitem__, range(2))] == [0, 2]
 
@@ -154,7 +154,7 @@ def test_a_single_class_folder(tmp_path):
         data(folders(tmp_path, train__ants=2, val__ants=1))
 
 
-def test_a_corrupt_picture_is_named(tmp_path):
+def test_a_corrupt_image_is_named(tmp_path):
     root = folders(tmp_path, train__ants=2, train__bees=2, val__ants=1, val__bees=1)
     file = root / "train" / "ants" / "1.jpg"
     file.write_bytes(file.read_bytes()[:200])
@@ -164,7 +164,7 @@ def test_a_corrupt_picture_is_named(tmp_path):
         list(module.train_dataloader())
 
 
-def test_an_evaluation_needs_no_training_pictures(tmp_path):
+def test_an_evaluation_needs_no_training_images(tmp_path):
     module = data(folders(tmp_path, val__ants=1, val__bees=2))
     module.setup("validate")
     assert module.classes == ("ants", "bees")
@@ -184,12 +184,12 @@ def test_a_training_batch(tree):
     assert len(batch["name"]) == 4
 
 
-def test_prediction_takes_pictures_of_any_size(tree):
+def test_prediction_takes_images_of_any_size(tree):
     module = data(tree, partial(ImageNet, complete=False), predict=str(tree / "val"))
     assert next(iter(module.predict_dataloader()))["image"].shape == (7, 3, 16, 16)
 
 
-def picture(height=300, width=417):
+def make_image(height=300, width=417):
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((1, 3, 12, 16), generator=generator) * 255
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255).byte()[0]
@@ -206,13 +206,13 @@ def picture(height=300, width=417):
 )
 @pytest.mark.parametrize("shape", [(300, 417), (501, 333)])
 def test_evaluation_is_pixel_for_pixel_timms(size, options, shape):
-    image = picture(*shape)
+    image = make_image(*shape)
     expected = create_transform((3, size, size), interpolation="bicubic", use_prefetcher=True, **options)(to_pil(image))
-    assert torch.equal(EvaluationPicture(size)({"image": image})["image"], torch.as_tensor(expected))
+    assert torch.equal(EvaluationImage(size)({"image": image})["image"], torch.as_tensor(expected))
 
 
 def test_the_training_crop_is_pillows_but_for_rounding():
-    image, transform = picture(), TrainingPicture(96, flip=0.0, auto_augment=None, color_jitter=0.0)
+    image, transform = make_image(), TrainingImage(96, flip=0.0, auto_augment=None, color_jitter=0.0)
     for seed in range(20):
         torch.manual_seed(seed)
         found = transform({"image": image})["image"]
@@ -229,7 +229,7 @@ def test_the_training_crop_is_pillows_but_for_rounding():
 def test_the_training_crops_are_spread_as_timms():
     """Mean and spread of the share of the area and of the ratio of the sides, over 3000 crops of each."""
     theirs = create_transform((3, 96, 96), is_training=True, separate=True)[0].transforms[0]
-    ours, image = TrainingPicture(96).crop, picture()
+    ours, image = TrainingImage(96).crop, make_image()
     random.seed(0)
     torch.manual_seed(0)
     sizes = [
@@ -244,12 +244,12 @@ def test_the_training_crops_are_spread_as_timms():
 
 def test_colours_are_timms_pixel_for_pixel():
     policy = "rand-m9-mstd0.5-inc1"
-    image = picture(96, 96)
+    image = make_image(96, 96)
     theirs = create_transform(
         (3, 96, 96), is_training=True, auto_augment=policy, interpolation="bicubic", separate=True
     )[1]
     allow_zero_bits(theirs)
-    ours = TrainingPicture(96, (1.0, 1.0), (1.0, 1.0), flip=0.0)
+    ours = TrainingImage(96, (1.0, 1.0), (1.0, 1.0), flip=0.0)
     for seed in range(40):
         results = []
         for side in (lambda: ours({"image": image})["image"], lambda: from_pil(theirs(to_pil(image)))):
@@ -282,15 +282,15 @@ def test_the_strongest_posterization_gives_black_and_no_error():
 )
 def test_crops_flips_and_colours_out_of_range(option, value, words):
     with pytest.raises(InputError, match=words):
-        TrainingPicture(32, auto_augment=None, **{option: value})
+        TrainingImage(32, auto_augment=None, **{option: value})
 
 
 def test_an_unknown_policy():
     with pytest.raises(InputError, match="timm knows no policy 'random'"):
-        TrainingPicture(32, auto_augment="random")
+        TrainingImage(32, auto_augment="random")
 
 
-def test_imagenet_is_not_turned_by_exif_and_own_pictures_are(tmp_path):
+def test_imagenet_is_not_turned_by_exif_and_own_images_are(tmp_path):
     folder = folders(tmp_path, train__n01440764=0) / "train" / "n01440764"
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -298,11 +298,11 @@ def test_imagenet_is_not_turned_by_exif_and_own_pictures_are(tmp_path):
     assert ClassFolder("train", tmp_path)[0]["image"].shape == (3, 20, 10)
     assert ImageNet("train", tmp_path, complete=False)[0]["image"].shape == (3, 10, 20)
     Image.new("RGB", (20, 10)).save(folder / "a.webp", exif=exif)  # not by the fast decoder
-    assert read_picture(folder / "a.webp", orientation=False).shape == (3, 10, 20)
+    assert load_image(folder / "a.webp", orientation=False).shape == (3, 10, 20)
 
 
-def test_collated_pictures_are_what_they_were():
-    images = [picture(8, 8), picture(8, 8).flip(1)]
-    batch = collate_pictures([{"image": image, "name": "x", "label": label} for label, image in enumerate(images)])
+def test_collated_images_are_what_they_were():
+    images = [make_image(8, 8), make_image(8, 8).flip(1)]
+    batch = collate_images([{"image": image, "name": "x", "label": label} for label, image in enumerate(images)])
     assert torch.equal(batch["image"], torch.stack(images))
     assert batch["label"].tolist() == [0, 1]

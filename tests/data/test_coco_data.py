@@ -33,7 +33,7 @@ def generated(tmp_path_factory):
 
 
 def write(root, annotations=(), images=None, categories=None, **more):
-    """A data set of pictures of 40 x 30 with the given annotations, each completed to a valid one."""
+    """A data set of images of 40 x 30 with the given annotations, each completed to a valid one."""
     images = [{"id": 1}, {"id": 7}] if images is None else images
     folder = root / "val2017"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +91,9 @@ def test_classes_before_there_is_data(tmp_path):
 
 def test_own_folders_and_files(tmp_path):
     write(tmp_path, [{}])
-    (tmp_path / "val2017").rename(tmp_path / "pictures")
+    (tmp_path / "val2017").rename(tmp_path / "images")
     (tmp_path / "annotations" / "instances_val2017.json").rename(tmp_path / "val.json")
-    dataset = Coco("val", tmp_path, images="pictures", annotations="{split}.json")
+    dataset = Coco("val", tmp_path, images="images", annotations="{split}.json")
     assert dataset.classes == ("cat", "dog")
     assert dataset[0]["target"]["labels"].tolist() == [0]
     assert "masks" not in dataset[0]["target"]
@@ -158,7 +158,7 @@ def test_boxes_are_clipped_or_left_out_and_counted(tmp_path):
         index = dataset.index
     assert index.boxes.tolist() == [[5, 5, 15, 15], [0, 20, 5, 30], [30.5, 2, 40, 7], [5, 5, 6, 6]]
     assert "clipped to it (ids 11)" in str(caught[0].message)
-    assert "3 annotations have a box of less than a pixel in their picture and were left out (ids 13, 14, 15)" in str(
+    assert "3 annotations have a box of less than a pixel in their image and were left out (ids 13, 14, 15)" in str(
         caught[0].message
     )
 
@@ -248,10 +248,10 @@ def test_files_that_are_no_annotation_files(tmp_path, text, sentence):
         read_index(tmp_path / "absent.json")
 
 
-def test_missing_and_wrong_pictures(tmp_path):
+def test_missing_and_wrong_images(tmp_path):
     dataset = write(tmp_path, [{}])
     Image.new("RGB", (30, 40)).save(tmp_path / "val2017" / "1.png")
-    with pytest.raises(InputError, match=r"1.png is 30 x 40 .*, but .*json says 40 x 30 of picture 1"):
+    with pytest.raises(InputError, match=r"1.png is 30 x 40 .*, but .*json says 40 x 30 of image 1"):
         dataset[0]
     (tmp_path / "val2017" / "7.png").unlink()
     with pytest.raises(InputError, match=r"lists 2 images, 1 of which are missing, the first is \S+7.png \(id 7\)"):
@@ -336,7 +336,7 @@ def test_outlines_that_would_do_harm(tmp_path, name):
 
 def test_an_image_of_too_many_pixels(tmp_path, monkeypatch):
     image = {"id": 1, "height": 10**6, "width": 10**6}
-    with pytest.raises(InputError, match=r"json: picture 1 is too large .* raise LK_MAX_PIXELS"):
+    with pytest.raises(InputError, match=r"json: image 1 is too large .* raise LK_MAX_PIXELS"):
         read_index(write(tmp_path, [{}], [image]).annotations)
     monkeypatch.setenv("LK_MAX_PIXELS", "1e13")
     assert len(read_index(write(tmp_path, [{}], [image]).annotations).files) == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lk_downstream.data import ADE20K, Cityscapes, PictureFolder, SegmentationData, SegmentationFolder, Synthetic
+from lk_downstream.data import ADE20K, Cityscapes, ImageFolder, SegmentationData, SegmentationFolder, Synthetic
 from lk_downstream.data.batches import collate
 from lk_downstream.errors import InputError
 
@@ -104,7 +104,7 @@ def test_global_batch_is_shared(root):
     data.trainer = Devices(1, 2, accumulate_grad_batches=2)
     data.setup("fit")
     assert data.device_batch_size == 2
-    assert len(data.train_dataloader()) == 2  # 5 pictures of this process
+    assert len(data.train_dataloader()) == 2  # 5 images of this process
     data.trainer = Devices(0, 3)
     sentence = (
         "data.batch_size 8 is the global batch and does not divide by 3 devices x 1 accumulated batches "
@@ -114,7 +114,7 @@ def test_global_batch_is_shared(root):
         data.train_dataloader()
 
 
-def test_two_processes_validate_every_picture_once(root):
+def test_two_processes_validate_every_image_once(root):
     names = []
     for rank in (0, 1):
         data = make(root)
@@ -138,7 +138,7 @@ def test_epoch_smaller_than_a_batch(root):
     data = make(root, batch_size=16)
     data.setup("fit")
     with pytest.raises(
-        InputError, match=r"10 training pictures, fewer than a batch of 16: make data\.batch_size smaller or"
+        InputError, match=r"10 training images, fewer than a batch of 16: make data\.batch_size smaller or"
     ):
         data.train_dataloader()
     data = make(root, batch_size=16, repeat=2)
@@ -160,7 +160,7 @@ def test_options_that_are_wrong(tmp_path, options, sentence):
         make(tmp_path, **options)
 
 
-def test_validation_pictures_of_different_sizes(root):
+def test_validation_images_of_different_sizes(root):
     samples = [
         {"image": torch.zeros(3, 4, width), "mask": torch.zeros(4, width), "name": f"n{width}"} for width in (5, 6)
     ]
@@ -202,30 +202,30 @@ def test_own_folder_has_no_generated_data(tmp_path):
 
 def test_prediction(tmp_path, root):
     data = make(root)
-    with pytest.raises(InputError, match=r"set data\.predict to a picture or a folder"):
+    with pytest.raises(InputError, match=r"set data\.predict to an image or a folder"):
         data.predict_dataloader()
-    pictures = root / "images" / "validation"
-    data = make(root, predict=str(pictures))
+    images = root / "images" / "validation"
+    data = make(root, predict=str(images))
     batch = next(iter(data.predict_dataloader()))
     assert set(batch) == {"image", "size", "name"}
     assert batch["name"] == ["ADE_val_00000001"]
-    assert len(PictureFolder(pictures / "ADE_val_00000002.jpg")) == 1
+    assert len(ImageFolder(images / "ADE_val_00000002.jpg")) == 1
     (tmp_path / "sub").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "sub" / "B.PNG")
     (tmp_path / "a.png").mkdir()
     (tmp_path / ".hidden").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / ".hidden" / "c.png")
-    assert PictureFolder(tmp_path)[0]["name"] == "sub/B"
+    assert ImageFolder(tmp_path)[0]["name"] == "sub/B"
     (tmp_path / "a.png" / "linked").symlink_to(tmp_path / "sub")
-    assert PictureFolder(tmp_path).names == ["sub/B"]  # each file once
+    assert ImageFolder(tmp_path).names == ["sub/B"]  # each file once
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.write(tmp_path / "sub" / "B.PNG", "x/d.png")
-    inside = PictureFolder(tmp_path / "c.zip")
+    inside = ImageFolder(tmp_path / "c.zip")
     assert inside.names == ["x/d"]
     assert inside[0]["image"].shape == (3, 4, 4)
-    for path, sentence in ((tmp_path / "zzz", "there is no picture or folder"), (root / "x", "there is no")):
+    for path, sentence in ((tmp_path / "zzz", "there is no image or folder"), (root / "x", "there is no")):
         with pytest.raises(InputError, match=sentence):
-            PictureFolder(path)
+            ImageFolder(path)
 
 
 def parse(tmp_path, *arguments):
@@ -290,7 +290,7 @@ def test_under_a_trainer(tmp_path):
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(model, datamodule=data)
-    assert trainer.global_step == 4  # 10 pictures make two steps of 4; the others begin the next epoch
+    assert trainer.global_step == 4  # 10 images make two steps of 4; the others begin the next epoch
     assert {len(names) for _, names in model.orders} == {2}
     orders = [[names for epoch, names in model.orders if epoch == number] for number in (0, 1)]
     assert len(orders[0]) == len(orders[1]) == 4

@@ -16,7 +16,7 @@ def write(path, pixels):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three classes, two training pictures of 8 x 6."""
+    """Three classes, two training images of 8 x 6."""
     for name in ("a", "b"):
         write(tmp_path / f"images/train/{name}.jpg", np.full((6, 8, 3), 90))
         write(tmp_path / f"annotations/train/{name}.png", np.tile([0, 1, 2, 255], (6, 2)))
@@ -135,7 +135,7 @@ def test_missing_folders(folder):
         len(SegmentationFolder("trian", folder))
     (folder / "images/train").rename(folder / "images/elsewhere")
     (folder / "images/train").mkdir()
-    with pytest.raises(InputError, match=r"no picture in .*images/train"):
+    with pytest.raises(InputError, match=r"no image in .*images/train"):
         len(SegmentationFolder("train", folder))
     with pytest.raises(InputError, match=r"(?s)there is no folder .*nowhere/images/train; expected.*classes.txt"):
         len(SegmentationFolder("train", folder / "nowhere", classes=["one"]))
@@ -167,13 +167,13 @@ def test_class_names_that_are_wrong(folder):
     assert SegmentationFolder("train", folder).classes == ("wei\u00df", "two")
 
 
-def test_picture_or_mask_alone(folder):
+def test_image_or_mask_alone(folder):
     (folder / "annotations/train/b.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 2 pictures has no mask in .*annotations/train, such as .*b\.jpg: add"):
+    with pytest.raises(InputError, match=r"1 of 2 images has no mask in .*annotations/train, such as .*b\.jpg: add"):
         len(SegmentationFolder("train", folder))
     (folder / "images/train/b.jpg").unlink()
     write(folder / "annotations/train/c.png", np.zeros((6, 8)))
-    with pytest.raises(InputError, match=r"1 of 2 masks has no picture in .*images/train, such as .*c\.png"):
+    with pytest.raises(InputError, match=r"1 of 2 masks has no image in .*images/train, such as .*c\.png"):
         len(SegmentationFolder("train", folder))
 
 

@@ -1,4 +1,4 @@
-"""The same objects in the forms that annotation tools write: the same boxes, labels and figures from each."""
+"""The same objects in the forms that annotation tools write: the same boxes, labels and metrics from each."""
 
 import json
 import shutil
@@ -150,7 +150,7 @@ FORMS = {
 }
 
 
-def figures(data):
+def metrics(data):
     """Those of detections that lie a little beside the truth, some of them of a wrong class."""
     evaluator = CocoEvaluator(data.truth(), data.category_ids)
     generator = np.random.default_rng(0)
@@ -182,8 +182,8 @@ def test_every_form_gives_the_same(coco, tmp_path, form):
         np.testing.assert_allclose(two.index.boxes, one.index.boxes, rtol=0, atol=1e-9)
         assert two.index.labels.tolist() == one.index.labels.tolist()
         assert all(torch.equal(first["image"], second["image"]) for first, second in zip(one, two))
-    assert figures(found) == figures(expected)
-    assert 0.1 < figures(found)["bbox_AP"] < 0.9
+    assert metrics(found) == metrics(expected)
+    assert 0.1 < metrics(found)["bbox_AP"] < 0.9
 
 
 def test_yolo_polygons_are_masks(coco, tmp_path):
@@ -269,10 +269,10 @@ def test_ids_without_annotations(coco, tmp_path, form):
 def test_places_of_yolo_files(tmp_path):
     assert labels_of(Path("a/images/b/images/c/x.jpg")) == Path("a/images/b/labels/c/x.txt")
     assert labels_of(Path("a/b/images")) == Path("a/b/images.txt")
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (8, 6)).save(tmp_path / "pictures/a.png")
-    (tmp_path / "list.txt").write_text("pictures/a.png\n", encoding="utf-8")
-    (tmp_path / "data.yaml").write_text("path: elsewhere\nval: [list.txt, pictures]\nnames: [x]", encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "images/a.png")
+    (tmp_path / "list.txt").write_text("images/a.png\n", encoding="utf-8")
+    (tmp_path / "data.yaml").write_text("path: elsewhere\nval: [list.txt, images]\nnames: [x]", encoding="utf-8")
     assert Yolo("val", str(tmp_path)).index.sizes.tolist() == [[6, 8], [6, 8]]
     with pytest.raises(InputError, match=r"has no split 'train'; it has val"):
         len(Yolo("train", str(tmp_path)))

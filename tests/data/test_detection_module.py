@@ -1,4 +1,4 @@
-"""Batches of the detection data module, and the sampler that groups pictures by their shape."""
+"""Batches of the detection data module, and the sampler that groups images by their shape."""
 
 import json
 import pickle
@@ -80,7 +80,7 @@ def test_padding_is_zero_and_below_and_right():
     assert batch["image"].float().sum() == 9 * 3 * (400 + 165)
 
 
-def test_pictures_without_objects_on_demand(root):
+def test_images_without_objects_on_demand(root):
     data = make(root, keep_empty=True)
     data.setup("fit")
     assert len(data.train_set) == len(data.train_groups) == 10
@@ -96,7 +96,7 @@ def test_splits_with_different_classes_are_refused(root, tmp_path):
         data.setup("validate")
 
 
-def test_pictures_to_predict_on(root):
+def test_images_to_predict_on(root):
     data = make(root, predict=str(root / "val2017"))
     batches = list(data.predict_dataloader())
     assert len(batches) == 5
@@ -134,7 +134,6 @@ def test_annotations_do_not_stop_a_prediction(root, tmp_path, monkeypatch):
         file.write_text(f"{{{broken}, {wrong}}}", encoding="utf-8")
         with pytest.warns(UserWarning, match=r"the images of .*val2017\.json cannot be read .* are counted"):
             assert ids() == [1, 2, 3, 4, 5]
-
 
 
 def test_loaders_can_be_sent_to_spawned_processes(root):

@@ -19,7 +19,7 @@ from lk_downstream.errors import InputError
 
 
 def item(height=240, width=320, boxes=((40, 60, 120, 160), (200, 20, 319, 100), (0, 200, 30, 240))):
-    """A picture in which each object is a bright rectangle that fills its box and its mask."""
+    """An image in which each object is a bright rectangle that fills its box and its mask."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     masks = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes):
@@ -91,7 +91,7 @@ def test_crop_clips_boxes_and_takes_hidden_objects_away():
 @pytest.mark.parametrize(
     "step", [MultiScale(), MultiScaleCrop(), LargeScaleJitter(300), LargeScaleJitter(200, (1.5, 2.0)), None]
 )
-def test_pipelines_keep_picture_boxes_and_masks_together(step):
+def test_pipelines_keep_image_boxes_and_masks_together(step):
     torch.manual_seed(0)
     transform = training_transform(None if step is None else [step])
     lost = 0
@@ -138,7 +138,7 @@ def test_large_scale_jitter_zooms_both_ways():
     assert min(sides) < 60
 
 
-def test_pictures_without_objects_and_flip():
+def test_images_without_objects_and_flip():
     empty = training_transform([MultiScale([48])])(item(24, 32, ()))
     check(empty)
     assert empty["target"]["boxes"].shape == (0, 4)

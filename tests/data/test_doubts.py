@@ -75,7 +75,7 @@ def test_an_unnamed_background_has_two_remedies(tmp_path):
 
 def test_both_splits_the_same(tmp_path):
     make = folder(tmp_path / "segmentation", [0, 1])
-    match = r"both splits are .*: the figures will be those of images that were trained on"
+    match = r"both splits are .*: the metrics will be those of images that were trained on"
     with pytest.warns(UserWarning, match=match):
         SegmentationData(make, val_split="train").setup("fit")
     for name in ("a", "b"):

@@ -11,7 +11,7 @@ import pytest
 from lk_downstream import kept_arrays
 from lk_downstream.data import ClassFolder, listing
 from lk_downstream.data.listing import Paths, images_in
-from lk_downstream.data.reading import find_pictures
+from lk_downstream.data.reading import find_images
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def tree(root, seed=0):
 
 
 def plain(root, folders):
-    return [path for folder in folders for path in sorted(find_pictures(root, folder))]
+    return [path for folder in folders for path in sorted(find_images(root, folder))]
 
 
 def test_paths_are_a_sequence():
@@ -59,7 +59,7 @@ def test_a_kept_list_is_the_same(tmp_path, cache, monkeypatch, seed):
     first, counts = images_in(root, folders)
     assert list(first) == plain(root, folders)
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "find_pictures", lambda *args: pytest.fail("it was listed again"))
+        patch.setattr(listing, "find_images", lambda *args: pytest.fail("it was listed again"))
         again, same = images_in(root, folders)
     assert isinstance(again.names, np.memmap)
     assert list(again) == list(first) == list(pickle.loads(pickle.dumps(again)))

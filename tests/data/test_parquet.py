@@ -110,11 +110,11 @@ def test_the_data_module(tmp_path):
     as_published(tmp_path), as_published(tmp_path, "validation")
     make = partial(ClassParquet, root=str(tmp_path))
     data = ClassificationData(make, 2, size=8, workers=0, sampling=ClassBalanced())
-    with pytest.warns(UserWarning, match=r"no pictures of 1 of 3 classes \(rare\)"):
+    with pytest.warns(UserWarning, match=r"no images of 1 of 3 classes \(rare\)"):
         data.setup("fit")
     assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 8, 8)
     data = ClassificationData(make, 2, size=8, workers=0, fold=0, folds=2, group_by="^(n.)_")
-    with pytest.warns(UserWarning, match="no pictures"):
+    with pytest.warns(UserWarning, match="no images"):
         data.setup("fit")
     assert not {s["name"][:2] for s in data.train_set} & {s["name"][:2] for s in data.val_set}
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lk_downstream.data import reading
 from lk_downstream.data.mask_files import read_mask
-from lk_downstream.data.reading import find_pictures, read_picture
+from lk_downstream.data.reading import find_images, load_image
 from lk_downstream.errors import InputError
 
 
@@ -26,10 +26,10 @@ def pixels():
 
 @pytest.mark.parametrize(("name", "mode"), [("a.jpg", "RGB"), ("a.png", "RGB"), ("a.jpg", "L"), ("a.bmp", "RGB"),
                                             ("a.png", "RGBA"), ("a.png", "P"), ("a.jpg", "CMYK")])  # fmt: skip
-def test_pictures_are_as_pillow_reads_them(tmp_path, pixels, name, mode):
+def test_images_are_as_pillow_reads_them(tmp_path, pixels, name, mode):
     Image.fromarray(pixels).convert(mode).save(tmp_path / name)
     expected = np.asarray(Image.open(tmp_path / name).convert("RGB"))
-    image = read_picture(tmp_path / name)
+    image = load_image(tmp_path / name)
     assert image.dtype == torch.uint8
     assert image.shape == (3, 24, 32)
     # torchvision converts CMYK by another formula than Pillow, grey and RGB pixels are the same
@@ -41,33 +41,33 @@ def test_exif_orientation_is_applied(tmp_path, pixels, name):
     exif = Image.Exif()
     exif[274] = 6  # turn by 90 degrees
     Image.fromarray(pixels).save(tmp_path / name, exif=exif)
-    assert read_picture(tmp_path / name).shape == (3, 32, 24)
+    assert load_image(tmp_path / name).shape == (3, 32, 24)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp"])
-def test_truncated_picture(tmp_path, pixels, name):
+def test_truncated_image(tmp_path, pixels, name):
     Image.fromarray(pixels).save(tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=rf"{name} is truncated or damaged .*download or copy it again"):
-        read_picture(tmp_path / name)
+        load_image(tmp_path / name)
 
 
-def test_no_picture(tmp_path):
+def test_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("hello", encoding="utf-8")
     with pytest.raises(InputError, match=r"a\.jpg is not an image"):
-        read_picture(tmp_path / "a.jpg")
+        load_image(tmp_path / "a.jpg")
     with pytest.raises(InputError, match=r"cannot read .*b\.jpg: No such file"):
-        read_picture(tmp_path / "b.jpg")
+        load_image(tmp_path / "b.jpg")
     (tmp_path / "c.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"c\.jpg is not an image"):
-        read_picture(tmp_path / "c.jpg")
+        load_image(tmp_path / "c.jpg")
 
 
-def test_deep_picture_is_refused(tmp_path):
+def test_deep_image_is_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="more than 8 bits per channel"):
-        read_picture(tmp_path / "a.png")
+        load_image(tmp_path / "a.png")
 
 
 def test_masks_keep_their_numbers(tmp_path):
@@ -90,7 +90,7 @@ def test_masks_of_few_bits_keep_their_numbers(tmp_path, bits):
     highest = 2**bits - 1
     labels = np.random.default_rng(0).integers(0, highest + 1, (24, 32), dtype=np.uint8)
     _write_grey_png(tmp_path / "few.png", labels, bits)
-    # the file is right: OpenCV stretches it to 0..255, as the PNG standard says for pictures
+    # the file is right: OpenCV stretches it to 0..255, as the PNG standard says for images
     assert np.array_equal(cv2.imread(str(tmp_path / "few.png"), cv2.IMREAD_GRAYSCALE), labels * (255 // highest))
     assert torch.equal(read_mask(tmp_path / "few.png"), torch.from_numpy(labels))
 
@@ -137,7 +137,7 @@ def test_a_format_that_would_call_a_program(tmp_path):
     (tmp_path / "a.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     )
-    for read in (read_picture, read_mask):
+    for read in (load_image, read_mask):
         with pytest.raises(InputError, match=r"a\.png is not an image"):
             read(tmp_path / "a.png")
 
@@ -154,7 +154,7 @@ def test_more_pixels_than_the_default_limit(tmp_path):
     for number, content in enumerate((_bomb("PNG", 15_000), jpeg[:place] + 2 * b"\xea\x60" + jpeg[place + 4 :])):
         path = tmp_path / f"{number}.png"
         path.write_bytes(content)
-        for read in (read_picture, read_mask):
+        for read in (load_image, read_mask):
             with pytest.raises(InputError, match=r"png is too large .*cut it into tiles, or raise LK_MAX_PIXELS"):
                 read(path)
 
@@ -166,12 +166,12 @@ def test_more_pixels_than_the_limit(tmp_path, kind, monkeypatch):
     monkeypatch.setenv("LK_MAX_PIXELS", "100")
     path.write_bytes(_bomb(kind, 12))
     with pytest.raises(InputError, match="12 x 12 pixels, the limit is 100"):
-        read_picture(path)
+        load_image(path)
     monkeypatch.setenv("LK_MAX_PIXELS", "1e3")
-    assert read_picture(path).shape == (3, 12, 12)
+    assert load_image(path).shape == (3, 12, 12)
     monkeypatch.setenv("LK_MAX_PIXELS", "many")
     with pytest.raises(InputError, match="LK_MAX_PIXELS is 'many': it must be a number"):
-        read_picture(path)
+        load_image(path)
 
 
 def test_more_scans_than_the_limit(tmp_path, pixels):
@@ -180,7 +180,7 @@ def test_more_scans_than_the_limit(tmp_path, pixels):
     scan = data[data.rindex(b"\xff\xda") : -2]
     (tmp_path / "a.jpg").write_bytes(data[:-2] + 200 * scan + data[-2:])
     with pytest.raises(InputError, match=r"a\.jpg has 2\d\d scans"):
-        read_picture(tmp_path / "a.jpg")
+        load_image(tmp_path / "a.jpg")
 
 
 def test_what_is_no_file(tmp_path):
@@ -189,7 +189,7 @@ def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match=r"pipe\.png is no file but a pipe or a device"):
-        read_picture(tmp_path / "pipe.png")
+        load_image(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"cannot read .*folder\.png: Is a directory"):
         read_mask(tmp_path / "folder.png")
 
@@ -203,14 +203,14 @@ def test_each_file_counts_once(tmp_path):
     (tmp_path / "one_more.png").symlink_to("a/deep/0.png")
     (tmp_path / "elsewhere.png").symlink_to(__file__)
     (tmp_path / "nowhere.png").symlink_to("nothing")
-    found = sorted(os.fsdecode(path).removeprefix("./") for path in find_pictures(tmp_path))
+    found = sorted(os.fsdecode(path).removeprefix("./") for path in find_images(tmp_path))
     assert found == [*(f"a/deep/{number}.png" for number in range(4)), "elsewhere.png", "nowhere.png"]
 
 
-def test_a_picture_with_more_pixels_than_pillow_takes(tmp_path, pixels, monkeypatch):
+def test_a_image_with_more_pixels_than_pillow_takes(tmp_path, pixels, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     Image.fromarray(pixels).save(tmp_path / "a.bmp")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "b.bmp")
-    for read, name in ((read_picture, "a.bmp"), (read_mask, "b.bmp")):
+    for read, name in ((load_image, "a.bmp"), (read_mask, "b.bmp")):
         with pytest.raises(InputError, match=rf"{name} is too large .*cut it into tiles"):
             read(tmp_path / name)

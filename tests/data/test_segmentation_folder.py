@@ -95,7 +95,7 @@ def test_binary_masks_of_antialiased_edges_are_refused(tmp_path):
         (["1_img.jpg", "2_img.jpg"], ["1.png", "2.png"], "set mask_suffix .png and image_suffix _img.jpg"),
         (["a.jpg", "b.jpg"], ["a.json", "b.json"], "the masks end in .json: set mask_suffix .json"),
         (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], "its files are JPEG, which changes class numbers: write the masks as"),
-        (["a.jpg", "b.jpg"], ["c_mask.png", "d_mask.png"], "add the mask or remove the picture"),
+        (["a.jpg", "b.jpg"], ["c_mask.png", "d_mask.png"], "add the mask or remove the image"),
     ],
 )
 def test_what_would_pair_is_proposed(tmp_path, images, masks, words):
@@ -160,4 +160,4 @@ def test_lists_of_one_folder_are_two_splits(tmp_path, recwarn):
         return [str(warning.message) for warning in recwarn if "both splits are" in str(warning.message)]
 
     assert data("b") == []
-    assert "a.txt: the figures will be those of images that were trained on" in data("a")[0]
+    assert "a.txt: the metrics will be those of images that were trained on" in data("a")[0]

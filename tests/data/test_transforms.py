@@ -66,7 +66,7 @@ def test_input_is_not_changed():
 
 
 def test_image_and_mask_stay_together():
-    """A picture whose grey levels are its labels: after resize, crop and flip they still are, but at the edges."""
+    """An image whose grey levels are its labels: after resize, crop and flip they still are, but at the edges."""
     labels = sample(120, 180)["mask"]
     item = {"image": tv_tensors.Image((labels * 60).expand(3, -1, -1).contiguous()), "mask": labels, "name": "x"}
     transform = training_transform((100, 100), scale=(180, 120), distortion=False, cat_max_ratio=1)
@@ -124,10 +124,10 @@ def test_crop_of_nothing_but_unlabelled_pixels_is_taken_at_last():
         ((60, 90), (37, 55), (3, 7), (20, 20), 0.51),
         ((60, 90), (60, 90), (9, 4), (30, 30), 0.001),
         ((60, 90), (25, 37), (0, 0), (48, 48), 0.001),
-        ((61, 97), (122, 193), (74, 145), (48, 48), 1.0),  # the last crop must not end beyond the picture
+        ((61, 97), (122, 193), (74, 145), (48, 48), 1.0),  # the last crop must not end beyond the image
     ],
 )
-def test_crop_is_that_of_the_resized_picture(size, resized, offset, crop, limit):
+def test_crop_is_that_of_the_resized_image(size, resized, offset, crop, limit):
     """Resize of the window = window of the resize, up to half a pixel of the original."""
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
     position = torch.stack([rows, columns])  # each pixel tells where it comes from
@@ -142,7 +142,7 @@ def test_crop_is_that_of_the_resized_picture(size, resized, offset, crop, limit)
     assert crop_labels(labels, window).shape == tuple(theirs.shape[1:])
 
 
-def test_crop_of_everything_has_the_size_of_the_resized_picture():
+def test_crop_of_everything_has_the_size_of_the_resized_image():
     """For every pair of sizes: a factor that rounding makes too small would lose a row."""
     for old in range(20, 60):
         image = torch.zeros(1, old, old, dtype=torch.uint8)

@@ -19,7 +19,7 @@ from lk_downstream.data.transforms import (
 )
 
 
-def picture(height, width, seed=0):
+def make_image(height, width, seed=0):
     """Smooth with some noise, as photographs are; uint8 RGB, (H, W, 3)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
@@ -34,7 +34,7 @@ def to_tensor(image):
 @pytest.mark.parametrize("size", [(96, 128), (48, 64), (200, 333), (95, 130), (37, 200)])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_resize_is_opencvs(size, dtype):
-    image = picture(96, 128).astype(dtype)
+    image = make_image(96, 128).astype(dtype)
     theirs = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     ours = resize_image(to_tensor(image), size).permute(1, 2, 0).numpy()
     assert ours.dtype == image.dtype
@@ -54,7 +54,7 @@ def test_size_is_mmcvs(shape, scale):
 )
 def test_crop_is_mmsegs(ratio, offset):
     """Where the offset falls on a pixel of the original the crop is the same, elsewhere it is less than a pixel off."""
-    image, crop, shape = picture(120, 160), (96, 96), (120, 160)
+    image, crop, shape = make_image(120, 160), (96, 96), (120, 160)
     labels = np.kron(np.random.default_rng(1).integers(0, 20, (12, 16)), np.ones((10, 10))).astype(np.uint8)
     scale = (int(480 * ratio), int(120 * ratio))
     results = {"img": image, "gt_seg_map": labels, "seg_fields": ["gt_seg_map"], "keep_ratio": True}
@@ -73,7 +73,7 @@ def test_crop_is_mmsegs(ratio, offset):
     assert ours.shape == theirs.shape
     assert our_labels.shape == their_labels.shape
     exact = all((start * old / new) % 1 == 0 for start, old, new in zip(offset, shape, size))
-    difference = np.abs(ours.astype(int) - theirs)[1:-1, 1:-1]  # the window is cut off, the picture goes on
+    difference = np.abs(ours.astype(int) - theirs)[1:-1, 1:-1]  # the window is cut off, the image goes on
     assert difference.max() <= 1 if exact else difference.mean() < 6
     if exact:
         assert np.array_equal(our_labels, their_labels)
@@ -115,7 +115,7 @@ class Fixed:
     ("brightness", "contrast"), [(20.5, None), (-31.0, None), (None, 0.55), (None, 1.45), (17.0, 1.3), (-25.0, 0.7)]
 )
 def test_brightness_and_contrast_are_mmsegs(monkeypatch, brightness, contrast, late):
-    image = picture(64, 80)
+    image = make_image(64, 80)
     theirs = run_mmseg(monkeypatch, image, brightness, contrast, None, None, late)
     ours = distort(to_tensor(image), brightness, contrast, contrast_last=late).permute(1, 2, 0).numpy()
     assert np.abs(ours.astype(int) - theirs).max() <= 2  # mmseg cuts the fraction off after each step
@@ -127,7 +127,7 @@ def test_brightness_and_contrast_are_mmsegs(monkeypatch, brightness, contrast, l
 )
 def test_saturation_and_hue_are_mmsegs(monkeypatch, saturation, hue, late):
     """mmseg goes through OpenCV's 8-bit HSV, whose 2-degree hue alone costs up to 4 grey levels."""
-    image = picture(64, 80)
+    image = make_image(64, 80)
     theirs = run_mmseg(monkeypatch, image, 10.0, 1.2, saturation, hue, late)
     ours = distort(to_tensor(image), 10.0, 1.2, saturation, hue, late).permute(1, 2, 0).numpy()
     difference = np.abs(ours.astype(int) - theirs)

@@ -81,8 +81,8 @@ def test_the_rule_of_mmsegmentation_1(rule, align_corners, image, monkeypatch):
             [{"type": "PackSegInputs"}],
         ]
     )
-    picture = image[0].flip(0).permute(1, 2, 0).contiguous().numpy()  # BGR
-    data = pseudo_collate([pipeline({"img": picture, "ori_shape": picture.shape[:2], "img_path": "a.png"})])
+    source = image[0].flip(0).permute(1, 2, 0).contiguous().numpy()  # BGR
+    data = pseudo_collate([pipeline({"img": source, "ori_shape": source.shape[:2], "img_path": "a.png"})])
     assert len(data["inputs"]) == 8
 
     copies = [theirs.test_step({key: data[key][number] for key in data})[0] for number in range(8)]
@@ -114,7 +114,7 @@ def published_rule(model, image, scale, align_corners):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("align_corners", [False, True])
 @torch.no_grad()
-def test_the_rule_of_the_published_figures(rule, align_corners, image):
+def test_the_rule_of_the_published_metrics(rule, align_corners, image):
     make, test_cfg = RULES[rule]
     ours, theirs = both(MultiScale(make(), RATIOS), test_cfg, align_corners)
     theirs.mean, theirs.std = ours.mean, ours.std
@@ -126,7 +126,7 @@ def test_the_rule_of_the_published_figures(rule, align_corners, image):
 
 
 def test_sizes_of_both_rules():
-    # A picture of 512 x 683 of ADE20K: fitted into 2048 r x 512 r, or times r.
+    # An image of 512 x 683 of ADE20K: fitted into 2048 r x 512 r, or times r.
     assert list(MultiScale().sizes(300, 400)) == [
         (256, 341),
         (384, 512),
@@ -136,7 +136,7 @@ def test_sizes_of_both_rules():
         (896, 1195),
     ]
     assert next(iter(MultiScale(form="1.x").sizes(300, 401))) == (150, 201)
-    # Cityscapes: 2049 x 1025, whose halves are rounded down before the picture is fitted.
+    # Cityscapes: 2049 x 1025, whose halves are rounded down before the image is fitted.
     assert next(iter(MultiScale(Whole((2049, 1025))).sizes(1024, 2048))) == (512, 1024)
     # Without a scale the rules differ in rounding alone.
     assert list(MultiScale(Whole(None), ratios=(0.5, 1.0)).sizes(101, 151)) == [(50, 75), (101, 151)]

@@ -63,7 +63,7 @@ def test_calibration_error_is_guos_definition():
     assert found["bin_count"].sum() == len(target)
 
 
-def test_the_order_of_pictures_and_batches_changes_no_bit():
+def test_the_order_of_images_and_batches_changes_no_bit():
     logits, target = sample()
     order = torch.randperm(len(target), generator=torch.Generator().manual_seed(1))
     one, other = metric(logits, target).compute(), metric(logits[order], target[order], batch=37).compute()
@@ -72,7 +72,7 @@ def test_the_order_of_pictures_and_batches_changes_no_bit():
 
 
 @pytest.mark.parametrize(("classes", "reported"), [(3, False), (5, False), (6, True)])
-def test_a_rank_that_no_picture_can_miss_is_left_out(classes, reported):
+def test_a_rank_that_no_image_can_miss_is_left_out(classes, reported):
     logits, target = sample(classes=classes)
     assert ("top5" in metric(logits, target).compute()) == reported
 

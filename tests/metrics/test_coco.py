@@ -16,8 +16,8 @@ from rich.console import Console
 
 from lk_downstream.errors import InputError
 from lk_downstream.metrics import coco_truth
-from lk_downstream.metrics.coco import FIGURES, CocoEvaluator, Scores, encode_masks, score
-from lk_downstream.metrics.coco_results import figures_table, score_file
+from lk_downstream.metrics.coco import METRICS, CocoEvaluator, Scores, encode_masks, score
+from lk_downstream.metrics.coco_results import metrics_table, score_file
 from lk_downstream.metrics.coco_truth import load_annotations
 
 CATEGORIES = {1: "person", 3: "car", 18: "dog", 90: "toothbrush"}  # with gaps; the last has no object
@@ -83,7 +83,7 @@ def scene(images=9, seed=0):
 
 
 def direct(annotations, results, kind):
-    """pycocotools' twelve figures, and the AP of each class, from files."""
+    """pycocotools' twelve metrics, and the AP of each class, from files."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)
@@ -103,39 +103,39 @@ def files(tmp_path):
     return path, predictions
 
 
-def test_figures_are_pycocotools_on_the_written_files(files, tmp_path):
+def test_metrics_are_pycocotools_on_the_written_files(files, tmp_path):
     path, predictions = files
     evaluator = CocoEvaluator(path, kinds=("bbox", "segm"))
     ids = list(predictions)
     evaluator.update(ids[:5], [predictions[i] for i in ids[:5]])
     evaluator.update(ids[4:], [predictions[i] for i in ids[4:]])  # one image came twice
-    figures = evaluator.compute()
-    assert list(figures) == [f"{kind}_{name}" for kind in ("bbox", "segm") for name in FIGURES]
+    metrics = evaluator.compute()
+    assert list(metrics) == [f"{kind}_{name}" for kind in ("bbox", "segm") for name in METRICS]
     assert evaluator.image_ids == ids
     written = evaluator.save(tmp_path / "out")
     assert [p.name for p in written] == ["results.bbox.json", "results.segm.json"]
     for kind, file in zip(("bbox", "segm"), written):
         stats, classes = direct(path, file, kind)
-        assert [figures[f"{kind}_{name}"] for name in FIGURES] == stats
-        assert [figure["AP"] for figure in evaluator.per_class[kind].values()] == classes
+        assert [metrics[f"{kind}_{name}"] for name in METRICS] == stats
+        assert [metric["AP"] for metric in evaluator.per_class[kind].values()] == classes
         assert list(evaluator.per_class[kind]) == list(CATEGORIES.values())
         assert score_file(path, file) == (
-            {name: figures[f"{kind}_{name}"] for name in FIGURES},
+            {name: metrics[f"{kind}_{name}"] for name in METRICS},
             evaluator.per_class[kind],
         )
         rows = json.loads(file.read_text(encoding="utf-8"))
         assert len(rows) == sum(len(p["boxes"]) for p in predictions.values())
         assert rows[0].keys() == {"image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation"}
-    assert 0.2 < figures["bbox_AP"] < 0.95
-    assert figures["segm_AP"] != figures["bbox_AP"]
-    assert len({value for name, value in figures.items() if name.startswith("segm_AP")} - {-1.0}) >= 4
+    assert 0.2 < metrics["bbox_AP"] < 0.95
+    assert metrics["segm_AP"] != metrics["bbox_AP"]
+    assert len({value for name, value in metrics.items() if name.startswith("segm_AP")} - {-1.0}) >= 4
     x1, y1, x2, y2 = predictions[ids[0]]["boxes"][0].tolist()
     first = evaluator.results["bbox"][0]
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1]
     assert first["category_id"] == list(CATEGORIES)[predictions[ids[0]]["labels"][0]]
     evaluator.reset()
     evaluator.update(ids, [predictions[i] for i in ids])
-    assert evaluator.compute() == figures
+    assert evaluator.compute() == metrics
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -156,8 +156,8 @@ def test_own_scoring_is_pycocotools_bit_for_bit(kind, seed):
     for backend in ("vectorized", "pycocotools"):
         evaluator = CocoEvaluator(content, kinds=("bbox", "segm"), backend=backend)
         evaluator.update(list(predictions), list(predictions.values()))
-        figures = evaluator.compute()
-        answers.append((figures, evaluator.per_class))
+        metrics = evaluator.compute()
+        answers.append((metrics, evaluator.per_class))
         part = score(evaluator.coco, evaluator.results[kind], kind, list(predictions)[3:8], backend)
         answers[-1] += (part,)
     assert answers[0] == answers[1]
@@ -169,12 +169,12 @@ def test_a_part_of_the_images_is_scored_alone(files):
     ids = list(predictions)[:3]
     evaluator = CocoEvaluator(path)
     evaluator.update(torch.tensor(ids), [predictions[i] for i in ids])
-    figures = evaluator.compute()
+    metrics = evaluator.compute()
     content = json.loads(path.read_text(encoding="utf-8"))
     content["images"] = [image for image in content["images"] if image["id"] in ids]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
     alone = score(load_annotations(content), evaluator.results["bbox"], "bbox")
-    assert [figures[f"bbox_{name}"] for name in FIGURES] == list(alone.figures.values())
+    assert [metrics[f"bbox_{name}"] for name in METRICS] == list(alone.metrics.values())
 
 
 def test_category_ids_map_labels(files):
@@ -195,12 +195,12 @@ def test_no_detections_at_all(files, tmp_path):
     nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
     for i, p in predictions.items():
         evaluator.update([i], [{**nothing, "masks": p["masks"][:0]}])
-    figures = evaluator.compute()
-    assert set(figures.values()) <= {0.0, -1.0}  # -1 where no object is of the size
-    assert figures["bbox_AP"] == figures["segm_AR100"] == 0
+    metrics = evaluator.compute()
+    assert set(metrics.values()) <= {0.0, -1.0}  # -1 where no object is of the size
+    assert metrics["bbox_AP"] == metrics["segm_AR100"] == 0
     for file in evaluator.save(tmp_path):
         assert json.loads(file.read_text(encoding="utf-8")) == []
-        assert score_file(path, file).figures["AP"] == 0
+        assert score_file(path, file).metrics["AP"] == 0
 
 
 def test_no_objects_at_all():
@@ -238,7 +238,7 @@ def test_perfect_results_are_perfect_whatever_the_ids(tmp_path, kind, backend):
     rows = [{"score": 1.0} | {key: annotation[key] for key in keys} for annotation in content["annotations"]]
     for name, value in (("truth", content), ("results", rows)):
         (tmp_path / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
-    assert score_file(tmp_path / "truth.json", tmp_path / "results.json", backend=backend).figures["AP"] == 1
+    assert score_file(tmp_path / "truth.json", tmp_path / "results.json", backend=backend).metrics["AP"] == 1
 
 
 def test_ignored_objects_are_crowds():
@@ -286,8 +286,8 @@ def work(rank, folder):
     ids = list(predictions)
     for i in ids[:7] if rank == 0 else ids[6:]:  # 7 and 3 images, one of them on both
         evaluator.update([i], [predictions[i]])
-    figures = evaluator.compute()
-    torch.save((figures, evaluator.per_class, [p.name for p in evaluator.save(folder)]), f"{folder}/{rank}.pt")
+    metrics = evaluator.compute()
+    torch.save((metrics, evaluator.per_class, [p.name for p in evaluator.save(folder)]), f"{folder}/{rank}.pt")
     evaluator.coco.cats = None  # a failure on the first process is one on all
     try:
         evaluator.compute()
@@ -299,31 +299,31 @@ def work(rank, folder):
 def test_two_processes_with_different_numbers_of_images(files):
     path, predictions = files
     in_two_processes(work, str(path.parent))
-    (figures, classes, written), (others, other_classes, none) = (
+    (metrics, classes, written), (others, other_classes, none) = (
         torch.load(path.parent / f"{rank}.pt") for rank in range(2)
     )
     alone = CocoEvaluator(path, kinds=("bbox", "segm"))
     alone.update(list(predictions), list(predictions.values()))
-    assert figures == others == alone.compute()
+    assert metrics == others == alone.compute()
     assert classes == other_classes == alone.per_class
     assert (written, none) == (["results.bbox.json", "results.segm.json"], [])
     for kind in ("bbox", "segm"):
-        assert direct(path, path.parent / f"results.{kind}.json", kind)[0] == [figures[f"{kind}_{n}"] for n in FIGURES]
+        assert direct(path, path.parent / f"results.{kind}.json", kind)[0] == [metrics[f"{kind}_{n}"] for n in METRICS]
     assert torch.load(path.parent / "error0.pt") == torch.load(path.parent / "error1.pt")
 
 
 def test_the_faster_backend_gives_the_same(files):
     pytest.importorskip("faster_coco_eval")
     path, predictions = files
-    figures = []
+    metrics = []
     for backend in ("pycocotools", "faster_coco_eval"):
         evaluator = CocoEvaluator(path, kinds=("bbox", "segm"), backend=backend)
         evaluator.update(list(predictions), list(predictions.values()))
-        figures.append((evaluator.compute(), evaluator.per_class))
-    assert figures[0][0] == pytest.approx(figures[1][0], abs=1e-15)
-    for kind, classes in figures[0][1].items():
+        metrics.append((evaluator.compute(), evaluator.per_class))
+    assert metrics[0][0] == pytest.approx(metrics[1][0], abs=1e-15)
+    for kind, classes in metrics[0][1].items():
         for name, values in classes.items():
-            assert values == pytest.approx(figures[1][1][kind][name], abs=1e-15)
+            assert values == pytest.approx(metrics[1][1][kind][name], abs=1e-15)
 
 
 def test_a_missing_backend_is_named(monkeypatch):
@@ -397,8 +397,8 @@ def test_broken_run_lengths_are_named(tmp_path, code):
 
 
 def test_class_names_are_printed_as_they_are(capsys):
-    figures = dict.fromkeys(FIGURES, 0.5)
-    Console().print(figures_table(Scores(figures, {"[/]": figures, "cat [bold]": figures})))
+    metrics = dict.fromkeys(METRICS, 0.5)
+    Console().print(metrics_table(Scores(metrics, {"[/]": metrics, "cat [bold]": metrics})))
     printed = capsys.readouterr().out
     assert "[/] " in printed
     assert "cat [bold] " in printed

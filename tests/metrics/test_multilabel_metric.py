@@ -59,8 +59,8 @@ def gathered(rank, path):
     torch.distributed.init_process_group("gloo")
     logits, labels = sample()
     shares = (slice(0, 301), slice(0, 0)) if path.stem == "all" else (slice(0, 100), slice(100, 301))
-    figures = metric(logits[shares[rank]], labels[shares[rank]]).compute()
-    torch.save(figures, path.with_suffix(f".{rank}"))
+    metrics = metric(logits[shares[rank]], labels[shares[rank]]).compute()
+    torch.save(metrics, path.with_suffix(f".{rank}"))
 
 
 @pytest.mark.parametrize("share", ["all", "some"])
@@ -69,5 +69,5 @@ def test_two_processes_find_the_same(tmp_path, share):
     in_two_processes(gathered, tmp_path / f"{share}.pt")
     alone = metric(*sample()).compute()
     for rank in (0, 1):
-        figures = torch.load(tmp_path / f"{share}.{rank}", weights_only=True)
-        assert {name: value.tolist() for name, value in figures.items()} == {k: v.tolist() for k, v in alone.items()}
+        metrics = torch.load(tmp_path / f"{share}.{rank}", weights_only=True)
+        assert {name: value.tolist() for name, value in metrics.items()} == {k: v.tolist() for k, v in alone.items()}

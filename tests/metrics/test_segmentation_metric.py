@@ -13,7 +13,7 @@ from lk_downstream.errors import InputError
 from lk_downstream.metrics import SegmentationMetric
 
 
-def pictures(number, classes, seed=0):
+def make_images(number, classes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for index in range(number):
         size = (20 + 3 * index, 31)
@@ -36,39 +36,39 @@ def test_equal_to_mmsegmentation(classes):
     theirs.dataset_meta = {"classes": [str(index) for index in range(classes)]}
     areas = [
         theirs.intersect_and_union(prediction, target.long(), classes, 255)
-        for prediction, target in pictures(5, classes)
+        for prediction, target in make_images(5, classes)
     ]
     expected = theirs.total_area_to_metrics(*(sum(area) for area in zip(*areas)), ["mIoU", "mDice", "mFscore"])
-    figures = measured(pictures(5, classes), classes)
-    # Their areas are float32 histograms, exact up to 2**24 pixels: these pictures are small enough.
-    torch.testing.assert_close(figures["IoU"].float().numpy(), expected["IoU"], rtol=1e-6, atol=0, equal_nan=True)
-    torch.testing.assert_close(figures["Acc"].float().numpy(), expected["Acc"], rtol=1e-6, atol=0, equal_nan=True)
-    assert figures["aAcc"].item() == pytest.approx(float(expected["aAcc"]), rel=1e-6)
+    metrics = measured(make_images(5, classes), classes)
+    # Their areas are float32 histograms, exact up to 2**24 pixels: these images are small enough.
+    torch.testing.assert_close(metrics["IoU"].float().numpy(), expected["IoU"], rtol=1e-6, atol=0, equal_nan=True)
+    torch.testing.assert_close(metrics["Acc"].float().numpy(), expected["Acc"], rtol=1e-6, atol=0, equal_nan=True)
+    assert metrics["aAcc"].item() == pytest.approx(float(expected["aAcc"]), rel=1e-6)
     for ours, name in (("F1", "Dice"), ("F1", "Fscore"), ("Precision", "Precision"), ("Acc", "Recall")):
-        own, other = figures[ours].float().numpy(), np.asarray(expected[name], np.float32)
+        own, other = metrics[ours].float().numpy(), np.asarray(expected[name], np.float32)
         known = ~np.isnan(other)  # their Fscore is none where a class is never predicted
         np.testing.assert_allclose(own[known], other[known], rtol=1e-6)
-    assert figures["mF1"].item() == pytest.approx(np.nanmean(expected["Dice"]), rel=1e-6)
+    assert metrics["mF1"].item() == pytest.approx(np.nanmean(expected["Dice"]), rel=1e-6)
 
 
 def test_by_hand_and_absent_classes_do_not_count():
     target = torch.tensor([[0, 0, 1, 255]], dtype=torch.uint8)
-    figures = measured([(torch.tensor([[0, 1, 1, 2]]), target)], 4)
-    assert figures["IoU"][:2].tolist() == [0.5, 0.5]
-    assert math.isnan(figures["IoU"][2])  # predicted on an ignored pixel alone
-    assert figures["mIoU"].item() == 0.5
-    assert figures["mAcc"].item() == 0.75
-    assert figures["F1"][:2].tolist() == pytest.approx([2 / 3, 2 / 3])
-    assert figures["Precision"][:2].tolist() == [1, 0.5]
-    assert figures["aAcc"].item() == pytest.approx(2 / 3)
-    assert figures["matrix"].sum() == 3
+    metrics = measured([(torch.tensor([[0, 1, 1, 2]]), target)], 4)
+    assert metrics["IoU"][:2].tolist() == [0.5, 0.5]
+    assert math.isnan(metrics["IoU"][2])  # predicted on an ignored pixel alone
+    assert metrics["mIoU"].item() == 0.5
+    assert metrics["mAcc"].item() == 0.75
+    assert metrics["F1"][:2].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert metrics["Precision"][:2].tolist() == [1, 0.5]
+    assert metrics["aAcc"].item() == pytest.approx(2 / 3)
+    assert metrics["matrix"].sum() == 3
 
 
 def test_a_class_that_is_only_predicted_has_no_accuracy_but_an_iou_of_zero():
-    figures = measured([(torch.tensor([1]), torch.tensor([0], dtype=torch.uint8))], 3)
-    assert figures["IoU"][1] == 0
-    assert math.isnan(figures["Acc"][1])
-    assert figures["mIoU"] == 0
+    metrics = measured([(torch.tensor([1]), torch.tensor([0], dtype=torch.uint8))], 3)
+    assert metrics["IoU"][1] == 0
+    assert math.isnan(metrics["Acc"][1])
+    assert metrics["mIoU"] == 0
 
 
 def test_counts_beyond_single_precision():
@@ -90,12 +90,12 @@ def test_a_label_outside_the_classes_is_named():
 
 def _share(rank, folder):
     dist.init_process_group("gloo")
-    torch.save(measured(list(pictures(5, 7))[rank::2], 7)["matrix"], folder / f"{rank}.pt")
+    torch.save(measured(list(make_images(5, 7))[rank::2], 7)["matrix"], folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_with_different_numbers_of_pictures(tmp_path):
+def test_two_processes_with_different_numbers_of_images(tmp_path):
     in_two_processes(_share, tmp_path)
-    expected = measured(pictures(5, 7), 7)["matrix"]
+    expected = measured(make_images(5, 7), 7)["matrix"]
     assert torch.equal(torch.load(tmp_path / "0.pt"), expected)
     assert torch.equal(torch.load(tmp_path / "1.pt"), expected)

@@ -198,7 +198,7 @@ def predict(kind: str, root: Path, folder: Path, model: Task, **options: Any) ->
 
 
 def evaluate(root: Path, folder: Path, model: Segmentation, rule: str, **options: Any) -> dict[str, float]:
-    """The figures of a validation under one of `RULES`."""
+    """The metrics of a validation under one of `RULES`."""
     model.inference = RULES[rule]
     trainer(folder, **options).validate(model, datamodule=data("segmentation", root), verbose=False)
     return model.results["summary"]
@@ -219,7 +219,7 @@ def robustness(root: Path, folder: Path, model: Classification, **options: Any) 
     report = trainer(folder, limit_val_batches=None, **options).robustness(
         model, module, imagenet_sketch=str(root / "classification" / "val")
     )
-    assert report.results["ImageNet-Sketch"]["pictures"] == 6
+    assert report.results["ImageNet-Sketch"]["images"] == 6
 
 
 def finite(model: Task) -> None:

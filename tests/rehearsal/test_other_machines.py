@@ -54,7 +54,7 @@ def fit(task, workers):
     return [*config, *STEPS, *data, *SMALL[task]]
 
 
-def figures(folder, config="*"):
+def metrics(folder, config="*"):
     """The last validation of a run."""
     path = next((folder / "runs").glob(f"{config}/run_0/metrics.json"))
     return json.loads(path.read_text(encoding="utf-8"))["last"]
@@ -67,8 +67,8 @@ def test_the_demos_without_display_libraries_mmsegmentation_and_scipy(machine, t
     done = machine(SLIM, "-c", program)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    for task, figure in {"segmentation": "mIoU", "classification": "top1", "detection": "bbox_AP"}.items():
-        assert figure in figures(tmp_path, f"demo_{task}")["summary"]
+    for task, metric in {"segmentation": "mIoU", "classification": "top1", "detection": "bbox_AP"}.items():
+        assert metric in metrics(tmp_path, f"demo_{task}")["summary"]
 
 
 def test_a_head_of_mmsegmentation_ends_in_a_sentence_where_opencv_cannot_be_imported(machine):
@@ -119,7 +119,7 @@ def test_a_run_as_on_windows_with_names_that_its_encoding_lacks(machine, tmp_pat
     assert "Straße" in done.stdout
     assert "\\u9053\\u8def" in done.stdout
     assert "peak memory" not in done.stdout
-    assert figures(tmp_path)["classes"]["class"] == ["Straße", "道路"]
+    assert metrics(tmp_path)["classes"]["class"] == ["Straße", "道路"]
 
 
 @pytest.mark.parametrize(

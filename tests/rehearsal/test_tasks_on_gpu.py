@@ -58,7 +58,7 @@ def test_a_task_trains_validates_predicts_and_goes_on(root, tmp_path, kind, way)
 
 
 @pytest.mark.parametrize("rule", flows.RULES)
-def test_every_rule_of_inference_has_the_figures_of_a_cpu(root, tmp_path, rule):
+def test_every_rule_of_inference_has_the_metrics_of_a_cpu(root, tmp_path, rule):
     model = flows.task("segmentation", flows.data("segmentation", root))
     there = flows.evaluate(root, tmp_path, model, rule, accelerator=DEVICE, devices=1)
     here = flows.evaluate(root, tmp_path, model, rule, accelerator="cpu", devices=1)

@@ -49,7 +49,7 @@ def test_what_is_exported_is_prepared(root):
         merged(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device.device))
 
 
-def test_figures_are_those_of_a_cpu():
+def test_metrics_are_those_of_a_cpu():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(300, 9, generator=generator) * 3, torch.randint(0, 9, (300,), generator=generator)
     for metric, inputs in (

@@ -1,4 +1,4 @@
-"""Curves from the log of a run, reliability diagram, confused pairs: what they show, read back from the pictures."""
+"""Curves from the log of a run, reliability diagram, confused pairs: what they show, read back from the images."""
 
 import json
 import os
@@ -26,9 +26,9 @@ CSV = """epoch,lr-AdamW/pg1,lr-AdamW/pg2,step,train/loss,val/top1,val/top5
 """
 
 
-def share(picture, colour):
-    """How much of a picture has about this colour."""
-    return (np.abs(picture.astype(int) - colour).max(-1) < 12).mean()
+def share(image, colour):
+    """How much of an image has about this colour."""
+    return (np.abs(image.astype(int) - colour).max(-1) < 12).mean()
 
 
 def test_series_are_read_by_step(tmp_path):
@@ -52,12 +52,12 @@ def test_a_run_is_drawn_afterwards(tmp_path):
         json.dumps({"best": {"summary": {"top5": 0.75, "top1": 0.5}}}), encoding="utf-8"
     )
     marked = np.asarray(Image.open(plot_run(tmp_path)))
-    assert not np.array_equal(without, marked)  # the run's own main figure, not the first of the names
+    assert not np.array_equal(without, marked)  # the run's own main metric, not the first of the names
     assert np.array_equal(np.asarray(Image.open(plot_run(tmp_path, "val/top1"))), without)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv", "metrics.json"]
 
 
-def test_there_is_a_panel_for_each_kind_of_figure():
+def test_there_is_a_panel_for_each_kind_of_metric():
     steps = np.arange(1, 101)
     series = {"train/loss": (steps, 1 / steps), "lr-AdamW/pg1": (steps, 1e-3 / steps), "val/top1": (steps, steps / 100)}
     widths = [draw_curves(dict(list(series.items())[:number])).shape[1] for number in (1, 2, 3)]
@@ -67,8 +67,8 @@ def test_there_is_a_panel_for_each_kind_of_figure():
 def test_each_learning_rate_is_one_line():
     steps = np.arange(1, 101)
     rates = {f"lr-AdamW/pg{group}": (steps, np.full(100, 1e-3 * 0.7 ** (group // 2))) for group in range(8)}
-    picture = draw_curves(rates)
-    column = picture[:, picture.shape[1] // 2].astype(int)  # through the lines, left of the legend's
+    image = draw_curves(rates)
+    column = image[:, image.shape[1] // 2].astype(int)  # through the lines, left of the legend's
     coloured = (column.max(-1) - column.min(-1)) > 60
     assert (np.diff(coloured.astype(int)) == 1).sum() == 4
 
@@ -96,9 +96,9 @@ def test_a_reliability_diagram_shows_accuracy_and_distance():
 
 def test_confused_pairs_are_bars_by_count():
     pairs = [{"truth": "ant", "prediction": "bee", "count": 30, "share": 0.5}]
-    pairs += [{"truth": "bee", "prediction": "a name that is much too long for a picture", "count": 15, "share": 0.1}]
-    picture = draw_pairs(pairs)
-    lengths = (np.abs(picture.astype(int) - (31, 78, 121)).max(-1) < 12).sum(1)
+    pairs += [{"truth": "bee", "prediction": "a name that is much too long for an image", "count": 15, "share": 0.1}]
+    image = draw_pairs(pairs)
+    lengths = (np.abs(image.astype(int) - (31, 78, 121)).max(-1) < 12).sum(1)
     bars = lengths[lengths > 20]
     first, second = bars[: len(bars) // 2], bars[len(bars) // 2 :]
     assert np.median(first) / np.median(second) == pytest.approx(2, rel=0.03)
@@ -110,7 +110,7 @@ def test_a_dollar_sign_in_a_class_name_is_no_formula():
 
 def test_a_monitor_that_the_run_does_not_have(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,val/top1,val/ECE\n3,0.5,0.25\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"no figure val/top; did you mean 'val/top1'"):
+    with pytest.raises(InputError, match=r"no metric val/top; did you mean 'val/top1'"):
         plot_run(tmp_path, "val/top")
 
 
@@ -131,7 +131,7 @@ def test_a_run_leaves_its_curves(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("content", [None, "epoch,step\n", "epoch,step,train/loss\n0,9,nan\n"])
-def test_a_run_without_figures_ends_as_any_other(tmp_path, content):
+def test_a_run_without_plots_ends_as_any_other(tmp_path, content):
     if content:
         (tmp_path / "metrics.csv").write_text(content, encoding="utf-8")
     trainer = SimpleNamespace(logger=SimpleNamespace(log_dir=str(tmp_path)), is_global_zero=True)

@@ -177,7 +177,7 @@ def test_images_come_back_from_their_file_as_they_were():
     given = samples()
     images = from_plain(plain(given, "mIoU", CLASSES, PALETTE, 9))
     assert images.samples[0] == given[0]
-    assert math.isnan(images.samples[1].figure)
+    assert math.isnan(images.samples[1].metric)
     assert images.labels() == [1, 2]
     assert (images.layered, images.masked, images.scored) == (True, True, True)
     broken = plain(given, "mIoU", CLASSES, PALETTE, 9)

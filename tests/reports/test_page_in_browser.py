@@ -46,7 +46,7 @@ def test_the_slider_moves_by_keyboard_and_by_mouse(opened):
     assert "75%" in clip
 
 
-def test_images_are_filtered_by_class_and_by_figure(opened):
+def test_images_are_filtered_by_class_and_by_metric(opened):
     shown = "[...document.querySelectorAll('.card')].filter(card => card.offsetHeight).length"
     status = "document.querySelector('[data-count]').textContent"
     assert (opened.run(shown), opened.run(status)) == (2, "2 images of 9")
@@ -64,7 +64,7 @@ def test_images_are_filtered_by_class_and_by_figure(opened):
     opened.press("Home")
     assert opened.run(shown) == 0
     opened.press("ArrowRight", 25)
-    assert opened.run(shown) == 1  # of 25.0, and the other has no figure
+    assert opened.run(shown) == 1  # of 25.0, and the other has no metric
     opened.press("End")
     assert opened.run(shown) == 2
 

@@ -50,7 +50,7 @@ def seeded(call, seed=3):
 
 
 @pytest.mark.parametrize("options", [{}, {"cutmix": 0.0}, {"mixup": 0.0}], ids=["both", "mixup", "cutmix"])
-def test_mixed_pictures_and_loss_are_timms(options):
+def test_mixed_images_and_loss_are_timms(options):
     model, data = task(erasing=0.0, **options).eval(), batch()
     settings = {"mixup": 0.8, "cutmix": 1.0, **options}
     mix = Mixup(settings["mixup"], settings["cutmix"], label_smoothing=0.1, num_classes=6)
@@ -68,7 +68,7 @@ def test_loss_without_mixing_is_timms(smoothing):
     torch.testing.assert_close(model.training_step(data, 0), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_erasing_puts_normal_noise_into_normalised_pictures():
+def test_erasing_puts_normal_noise_into_normalised_images():
     model = task(mixup=0.0, cutmix=0.0, erasing=1.0)
     images = torch.full((8, 3, 64, 64), 255, dtype=torch.uint8)
     inputs, _ = model.augmented(images, torch.zeros(8, dtype=torch.long))
@@ -81,7 +81,7 @@ def test_erasing_puts_normal_noise_into_normalised_pictures():
 
 
 def test_an_odd_batch_cannot_be_mixed():
-    with pytest.raises(InputError, match="a device has 3 pictures in a batch"):
+    with pytest.raises(InputError, match="a device has 3 images in a batch"):
         task().training_step(batch(3), 0)
 
 
@@ -215,10 +215,10 @@ def common(folder):
 def test_a_checkpoint_is_evaluated_and_loaded_by_itself(run):
     folder, root = run
     last = str(folder / "checkpoints" / "last.ckpt")
-    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]
-    assert sum(figures["calibration"]["count"]) == 7
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]
+    assert sum(metrics["calibration"]["count"]) == 7
     cli = main("validate", [*common(root), "--ckpt_path", last])
-    assert cli.model.results["summary"] == pytest.approx(figures["summary"], abs=1e-6)
+    assert cli.model.results["summary"] == pytest.approx(metrics["summary"], abs=1e-6)
     images = batch()["image"]
     loaded = load_task(last)
     assert loaded.classes == cli.model.classes
@@ -232,10 +232,10 @@ def test_evaluation_by_weights_and_in_the_papers_form(run):
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     state = {key.removeprefix("backbone.body."): value for key, value in content["state_dict"].items()}
     torch.save({"model": authors_names(state)}, root / "authors.pth")
-    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
     for option in ("--model.weights", "--model.backbone.weights"):
         cli = main("validate", [*common(root), option, str(root / "authors.pth")])
-        assert cli.model.results["summary"] == pytest.approx(figures, abs=1e-6)
+        assert cli.model.results["summary"] == pytest.approx(metrics, abs=1e-6)
 
 
 @pytest.mark.parametrize("option", ["--model.weights", "--model.backbone.weights"])
@@ -262,13 +262,13 @@ def test_a_checkpoint_of_other_classes(run, tmp_path):
 
 def test_prediction_writes_the_best_five(run, capsys):
     folder, root = run
-    pictures = root / "own"
-    pictures.mkdir()
+    images = root / "own"
+    images.mkdir()
     for number, size in enumerate([(50, 40), (30, 64)]):
-        Image.new("RGB", size, (90 * number, 30, 30)).save(pictures / f"p{number}.png")
+        Image.new("RGB", size, (90 * number, 30, 30)).save(images / f"p{number}.png")
     cli = main(
         "predict",
-        [*common(root), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--data.predict", str(pictures)],
+        [*common(root), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--data.predict", str(images)],
     )
     found = json.loads((Path(cli.trainer.log_dir) / "predictions.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in found] == ["p0", "p1"]
@@ -283,7 +283,7 @@ def test_prediction_writes_the_best_five(run, capsys):
 
 
 class Keeping(Classification):
-    """Keeps its figures."""
+    """Keeps its metrics."""
 
     def on_validation_epoch_end(self):
         self.computed = self.metric.compute()
@@ -305,13 +305,13 @@ def validate_and_fit(rank, devices, folder):
         use_distributed_sampler=False,
     )  # fmt: skip
     trainer.validate(task, data, verbose=False)
-    figures = task.computed
+    metrics = task.computed
     trainer.fit(task, data)  # DDP refuses the second step if a parameter was not used in the first
     if rank == 0:
-        torch.save({name: figures[name] for name in figures}, folder / f"{devices}.pt")
+        torch.save({name: metrics[name] for name in metrics}, folder / f"{devices}.pt")
 
 
-def test_one_process_and_two_count_the_same_pictures(tmp_path):
+def test_one_process_and_two_count_the_same_images(tmp_path):
     write_imagenet(tmp_path / "imagenet", Synthetic(train=8, val=7, size=(40, 48)))
     validate_and_fit(0, 1, tmp_path)
     in_two_processes(validate_and_fit, 2, tmp_path)

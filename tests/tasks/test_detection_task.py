@@ -1,4 +1,4 @@
-"""The detection task from the command line: figures, files, several processes, and targets of every kind."""
+"""The detection task from the command line: metrics, files, several processes, and targets of every kind."""
 
 import contextlib
 import inspect
@@ -24,7 +24,7 @@ from lk_downstream.cli import main
 from lk_downstream.commands import run
 from lk_downstream.data import Coco, Synthetic
 from lk_downstream.errors import InputError
-from lk_downstream.metrics.coco import FIGURES
+from lk_downstream.metrics.coco import METRICS
 from lk_downstream.metrics.coco_results import score_file
 from lk_downstream.tasks import Detection, load_task
 
@@ -55,7 +55,7 @@ CONTENT = {
 }
 DETECTION = [stem for stem in CONTENT if CONTENT[stem]["model"]["class_path"] == "Detection"]
 OTHERS = [stem for stem in one_of_each_kind(CONTENT, DETECTION) if stem not in FAMILIES]
-SYNTHETIC = Synthetic(train=6, val=11, size=(40, 60))  # the tenth validation picture has no object
+SYNTHETIC = Synthetic(train=6, val=11, size=(40, 60))  # the tenth validation image has no object
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def words(stem, root, folder, **more):
     ]
 
 
-def pycocotools_figures(annotations, results, kind):
+def pycocotools_metrics(annotations, results, kind):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)
@@ -103,14 +103,14 @@ def pycocotools_figures(annotations, results, kind):
     return evaluation.stats.tolist()
 
 
-def check_figures(folder, root, kinds):
-    """The figures of metrics.json are pycocotools' on the written files, to the last digit."""
+def check_metrics(folder, root, kinds):
+    """The metrics of metrics.json are pycocotools' on the written files, to the last digit."""
     summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["last"]["summary"]
-    assert list(summary) == [f"{kind}_{name}" for kind in kinds for name in FIGURES]
+    assert list(summary) == [f"{kind}_{name}" for kind in kinds for name in METRICS]
     for kind in kinds:
         file = folder / f"results.{kind}.json"
-        expected = pycocotools_figures(root / "annotations/instances_val2017.json", file, kind)
-        found = [summary[f"{kind}_{name}"] for name in FIGURES]
+        expected = pycocotools_metrics(root / "annotations/instances_val2017.json", file, kind)
+        found = [summary[f"{kind}_{name}"] for name in METRICS]
         assert [-1.0 if value is None else value for value in found] == expected
         assert ("bbox" in json.loads(file.read_text(encoding="utf-8"))[0]) == (kind == "bbox")
     return summary
@@ -129,7 +129,7 @@ def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_
     assert cli.trainer.global_step == 2
     assert cli.trainer.precision == ("32-true" if machine.slow_type(precision) else precision)
     folder = next(tmp_path.glob("*/run_0"))
-    check_figures(folder, root, kinds)
+    check_metrics(folder, root, kinds)
     logged = cli.trainer.callback_metrics
     parts = [value for name, value in logged.items() if name.startswith("train/") and "loss_" in name]
     assert len(parts) == {"mask": 5, "casc": 11, "fcos": 3}[stem[:4]]
@@ -143,14 +143,14 @@ def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_
     config = ["--config", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint)]
     main("predict", [*config, f"--data.predict={root / 'val2017'}", f"--trainer.default_root_dir={tmp_path / 'again'}"])
     files = next(tmp_path.glob("again/*/prediction_0"))
-    assert len(list((files / "pictures").glob("*.png"))) == SYNTHETIC.val
+    assert len(list((files / "images").glob("*.png"))) == SYNTHETIC.val
     rows = json.loads((files / "detections" / "000000500001.json").read_text(encoding="utf-8"))
     written = json.loads((folder / "results.bbox.json").read_text(encoding="utf-8"))
     expected = [row["bbox"] for row in written if row["image_id"] == 500001]
     assert [row["bbox"] for row in rows] == [pytest.approx(box, abs=1e-3) for box in expected]
     assert {row["class"] for row in rows} <= set(cli.model.classes)
     for kind in kinds:  # the same as evaluated, by the ids of the annotation file
-        again = score_file(root / "annotations/instances_val2017.json", files / f"results.{kind}.json").figures
+        again = score_file(root / "annotations/instances_val2017.json", files / f"results.{kind}.json").metrics
         assert again["AP"] == pytest.approx(cli.trainer.callback_metrics[f"val/{kind}_AP"].item(), abs=1e-3)
     assert all(("segmentation" in row) == (len(kinds) == 2) for row in rows)
 
@@ -164,7 +164,7 @@ def test_published_configs_run_and_are_scored_as_by_pycocotools(stem, root, tmp_
 
 
 @pytest.mark.parametrize("stem", OTHERS)
-def test_the_other_configs_train_a_step(stem, root, tmp_path, without_figures):
+def test_the_other_configs_train_a_step(stem, root, tmp_path, without_plots):
     family = CONTENT[stem]["model"]["init_args"]["backbone"]["init_args"]["name"]
     networks = dict(zip(("convnext", "slak", "replknet"), (network for network, _ in FAMILIES.values())))
     options = {
@@ -177,7 +177,7 @@ def test_the_other_configs_train_a_step(stem, root, tmp_path, without_figures):
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
 
 
-def test_two_processes_with_different_numbers_of_pictures(root, tmp_path):
+def test_two_processes_with_different_numbers_of_images(root, tmp_path):
     options = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.precision": "32-true"}
     options |= {"model.detector.roi.test.score_threshold": 0.001}
     subprocess.run(
@@ -188,7 +188,7 @@ def test_two_processes_with_different_numbers_of_pictures(root, tmp_path):
     )
     folder = next(tmp_path.glob("*/run_0"))
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["processes"] == 2
-    check_figures(folder, root, ("bbox", "segm"))
+    check_metrics(folder, root, ("bbox", "segm"))
     assert (
         len({row["image_id"] for row in json.loads((folder / "results.bbox.json").read_text(encoding="utf-8"))}) == 11
     )
@@ -259,7 +259,7 @@ BATCHES = {
     "crowds only": batch([[5, 5, 30, 30]], crowd=True),
     "no area": batch([[5, 5, 5, 30], [7, 9, 20, 9]]),
     "one pixel": batch([[5, 5, 6, 6]]),
-    "picture smaller than the largest stride": batch([[1, 1, 5, 4]], size=(8, 9)),
+    "image smaller than the largest stride": batch([[1, 1, 5, 4]], size=(8, 9)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Figures that do not depend on the number of processes."""
+"""Metrics that do not depend on the number of processes."""
 
 from functools import partial
 
@@ -49,4 +49,4 @@ def test_one_process_and_two_count_the_same_pixels(tmp_path):
     in_two_processes(validate_and_fit, 2, tmp_path)
     one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
     assert one.sum() > 0
-    assert torch.equal(one, two)  # five pictures, which two processes cannot share evenly
+    assert torch.equal(one, two)  # five images, which two processes cannot share evenly

@@ -197,7 +197,7 @@ def evaluated(folder, name, file, capsys):
 @pytest.mark.parametrize("form", ["authors", "openmmlab", "lightning"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_evaluation_of_published_files(name, form, folder, tmp_path, capsys):
-    """The figures are those of the model that the file was made from."""
+    """The metrics are those of the model that the file was made from."""
     task = randomized(segmentation(name), seed=2)
     content = own_checkpoint(task)
     if form != "lightning":

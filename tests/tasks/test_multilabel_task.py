@@ -1,4 +1,4 @@
-"""Several labels an image: loss, figures, a whole run from a table, and data of the other kind."""
+"""Several labels an image: loss, metrics, a whole run from a table, and data of the other kind."""
 
 import csv
 import json
@@ -76,5 +76,5 @@ def test_a_run_from_a_table(table, capsys):
 
 
 def test_data_of_the_other_kind(table):
-    with pytest.raises(SystemExit, match="several labels a picture: set model to MultiLabelClassification"):
+    with pytest.raises(SystemExit, match="several labels an image: set model to MultiLabelClassification"):
         main("fit", words(task="Classification"))

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 WNIDS = ImageNetInfo("imagenet-1k").label_names()
 
 
-def picture(path, value=128):
+def make_image(path, value=128):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((40, 48, 3), value, np.uint8)).save(path)
 
@@ -38,7 +38,7 @@ def corrupted(root, corruptions, severities=(1, 2, 3, 4, 5), wnids=WNIDS[:2]):
     for corruption in corruptions:
         for severity in severities:
             for wnid in wnids:
-                picture(root / corruption / str(severity) / wnid / "ILSVRC2012_val_00000293.JPEG")
+                make_image(root / corruption / str(severity) / wnid / "ILSVRC2012_val_00000293.JPEG")
 
 
 def test_alexnet_errors_are_the_published_means():
@@ -68,15 +68,15 @@ def test_logits_are_restricted_to_the_classes_of_a_part():
     logits = torch.tensor([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0], [5.0, 1.0, 2.0, 9.0]])
     metric.update(logits, torch.tensor([1, 1, 2]), torch.tensor([0, 1, 1]))  # class 0 wins only where it is allowed
     metric.update(logits[:1], torch.tensor([0]), torch.tensor([0]))
-    hits, pictures = metric.compute()
+    hits, images = metric.compute()
     assert hits.tolist() == [1, 2]
-    assert pictures.tolist() == [2, 2]
+    assert images.tolist() == [2, 2]
 
 
 def test_which_classes_compete(tmp_path):
     for key in ("imagenet_a", "imagenet_sketch"):
         for wnid in (WNIDS[6], WNIDS[11]):
-            picture(tmp_path / key / wnid / "0.jpg")
+            make_image(tmp_path / key / wnid / "0.jpg")
     trees = find_trees({key: str(tmp_path / key) for key in ("imagenet_a", "imagenet_sketch")}, WNIDS)
     choices = RobustnessReport(trees).metric.choices
     assert choices[0].nonzero().flatten().tolist() == [6, 11]  # by the order of all 1000
@@ -101,15 +101,15 @@ def test_corruptions_are_found_in_both_layouts_and_what_lacks_is_named(tmp_path)
     assert trees.missing["imagenet_c"][-1] == "998 of 1000 classes"
     assert len(trees.parts) == 7 + 50
     assert trees.missing["imagenet_c_bar"] == []
-    picture(tmp_path / "c" / "fog" / "5" / WNIDS[2] / "0.JPEG")
+    make_image(tmp_path / "c" / "fog" / "5" / WNIDS[2] / "0.JPEG")
     trees = find_trees({"imagenet_c": str(tmp_path / "c")}, WNIDS[:3])
     assert trees.missing["imagenet_c"][-2:] == ["998 of 1000 classes in fog/4", "997 of 1000 classes in fog/5"]
 
 
-def test_figures_by_hand_and_the_mark_of_partial_ones(tmp_path):
+def test_metrics_by_hand_and_the_mark_of_partial_ones(tmp_path):
     corrupted(tmp_path / "c", ["fog", "contrast"], (1, 2))
     corrupted(tmp_path / "bar", ["sparkles", "perlin_noise"])
-    picture(tmp_path / "r" / WNIDS[0] / "0.jpg")
+    make_image(tmp_path / "r" / WNIDS[0] / "0.jpg")
     roots = {"imagenet_r": tmp_path / "r", "imagenet_c": tmp_path / "c", "imagenet_c_bar": tmp_path / "bar"}
     trees = find_trees({key: str(root) for key, root in roots.items()}, WNIDS)
     hits = [3] + [8, 6, 5, 1] + [10, 10, 10, 10, 10, 0, 0, 0, 0, 5]  # fog and contrast in the order of the benchmark
@@ -136,13 +136,13 @@ def test_figures_by_hand_and_the_mark_of_partial_ones(tmp_path):
 
 
 def test_one_set_alone(tmp_path, capsys):
-    picture(tmp_path / "a" / WNIDS[6] / "0.jpg")
+    make_image(tmp_path / "a" / WNIDS[6] / "0.jpg")
     report, task = RobustnessReport(find_trees({"imagenet_a": str(tmp_path / "a")}, WNIDS)), SimpleNamespace(results={})
     batch = {"label": torch.tensor([6, 6]), "part": torch.tensor([0, 0])}
     report.on_validation_batch_end(None, None, {"prediction": torch.randn(2, 1000)}, batch, 0)
     report.on_validation_end(SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True), task)
     assert report.results["ImageNet-A"] == {
-        "top1": 1.0, "pictures": 2, "classes": 1, "missing": ["199 of 200 classes"],
+        "top1": 1.0, "images": 2, "classes": 1, "missing": ["199 of 200 classes"],
     }  # fmt: skip
     assert json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8")) == report.results
     shown = capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_wrong_folders_are_answered_with_the_expected_tree(tmp_path):
         find_trees({"imagenet_c": str(tmp_path / "imagenet-c")}, WNIDS)
     with pytest.raises(InputError, match=r"--imagenet_r: .*imagenet-d is no folder; .* did you mean 'imagenet-c'"):
         find_trees({"imagenet_r": str(tmp_path / "imagenet-d")}, WNIDS)
-    picture(tmp_path / "a" / WNIDS[0] / "0.jpg")
+    make_image(tmp_path / "a" / WNIDS[0] / "0.jpg")
     (tmp_path / "a" / "cats").mkdir()
     with pytest.raises(InputError, match=r"cats is no class of the model \(1 of 2 folders"):
         find_trees({"imagenet_a": str(tmp_path / "a")}, WNIDS)
@@ -176,15 +176,15 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     wnids = sorted(path.name for path in Path("data/demo_imagenet/val").iterdir())
     corrupted(tmp_path / "c", ["fog"], (1, 3), wnids)
     for number, wnid in enumerate(wnids[:3]):
-        picture(tmp_path / "a" / wnid / "0.jpg", 60 * number)
+        make_image(tmp_path / "a" / wnid / "0.jpg", 60 * number)
     config, checkpoint = str(run / "config.yaml"), str(run / "checkpoints" / "last.ckpt")
     capsys.readouterr()
-    picture(tmp_path / "cue" / "cat" / "cat1-knife3.png")
+    make_image(tmp_path / "cue" / "cat" / "cat1-knife3.png")
     sets = ["--imagenet_c", "c", "--imagenet_a", "a", "--cue_conflict", "cue"]
     cli = main("robustness", ["--config", config, "--ckpt_path", checkpoint, *sets])
     assert sorted(path.name for path in (run.parent / "robustness_0").iterdir()) == ["config.yaml", "robustness.json"]
     results = json.loads((run.parent / "robustness_0" / "robustness.json").read_text(encoding="utf-8"))
-    # The same by the task itself, picture by picture.
+    # The same by the task itself, image by image.
     task, transform = cli.model.cpu(), cli.datamodule.val_transform
     trees = find_trees({"imagenet_a": "a", "imagenet_c": "c"}, cli.datamodule.train_data.wnids)
     accuracies = []
@@ -198,8 +198,8 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
         labels = torch.tensor([sample["label"] for sample in samples])
         accuracies.append((logits.argmax(1) == labels).double().mean().item())
     assert results["ImageNet-A"]["top1"] == pytest.approx(accuracies[0])
-    assert results["ImageNet-A"]["pictures"] == 3
-    assert results["Cue conflict"]["conflicts"] == results["Cue conflict"]["pictures"] == 1
+    assert results["ImageNet-A"]["images"] == 3
+    assert results["Cue conflict"]["conflicts"] == results["Cue conflict"]["images"] == 1
     expected = sum(1 - accuracy for accuracy in accuracies[1:]) / (0.67474 + 0.84378)
     assert results["ImageNet-C"]["mCE"] == pytest.approx(expected)
     assert "fog/2" in results["ImageNet-C"]["missing"]
@@ -249,18 +249,18 @@ def test_shape_bias_by_hand():
     metric.update(logits[:1], torch.tensor([knife]), torch.tensor([dog]))
     counts = {name: values.tolist() for name, values in metric.compute().items()}
     assert (counts["shape"][cat], counts["texture"][cat], counts["conflicts"][cat], counts["hits"][cat]) == (1, 2, 4, 2)
-    figures = summarize_cues(counts, pictures=6)
-    assert figures["shape_bias"] == pytest.approx(2 / 4)
-    assert (figures["shape"], figures["texture"], figures["conflicts"]) == (2 / 5, 2 / 5, 5)
-    assert figures["top1"] == 3 / 6
-    assert figures["categories"]["cat"] == pytest.approx(1 / 3)
-    assert figures["categories"]["knife"] == 1
-    assert math.isnan(figures["categories"]["oven"])
+    metrics = summarize_cues(counts, images=6)
+    assert metrics["shape_bias"] == pytest.approx(2 / 4)
+    assert (metrics["shape"], metrics["texture"], metrics["conflicts"]) == (2 / 5, 2 / 5, 5)
+    assert metrics["top1"] == 3 / 6
+    assert metrics["categories"]["cat"] == pytest.approx(1 / 3)
+    assert metrics["categories"]["knife"] == 1
+    assert math.isnan(metrics["categories"]["oven"])
 
 
 def test_images_of_conflicting_cues(tmp_path, capsys):
     for name in ("cat/cat1-knife3.png", "cat/cat2-cat1.png", "oven/oven10-dog2.png"):
-        picture(tmp_path / "cue" / name)
+        make_image(tmp_path / "cue" / name)
     trees = find_trees({"cue_conflict": str(tmp_path / "cue")}, WNIDS)
     assert trees.missing == {"cue_conflict": ["14 of 16 classes"]}
     names = list(CATEGORIES)
@@ -276,8 +276,8 @@ def test_images_of_conflicting_cues(tmp_path, capsys):
     report.on_validation_batch_end(None, None, {"prediction": logits}, batch, 0)
     trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True)
     report.on_validation_end(trainer, SimpleNamespace(results={}))
-    figures = report.results["Cue conflict"]
-    assert (figures["shape_bias"], figures["top1"], figures["pictures"]) == (0.5, pytest.approx(2 / 3), 3)
+    metrics = report.results["Cue conflict"]
+    assert (metrics["shape_bias"], metrics["top1"], metrics["images"]) == (0.5, pytest.approx(2 / 3), 3)
     written = json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8"))["Cue conflict"]
     assert written["categories"]["oven"] == 1
     assert "50.00" in capsys.readouterr().out
@@ -286,6 +286,6 @@ def test_images_of_conflicting_cues(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty holds nothing; Cue conflict is expected as .*<shape>1-<texture>2.png"):
         find_trees({"cue_conflict": str(tmp_path / "empty")}, WNIDS)
-    picture(tmp_path / "cue" / "cat" / "cat1-knif3.png")
+    make_image(tmp_path / "cue" / "cat" / "cat1-knif3.png")
     with pytest.raises(InputError, match=r"cat1-knif3.png is not named after .*did you mean 'knife'"):
         find_trees({"cue_conflict": str(tmp_path / "cue")}, WNIDS)

@@ -80,7 +80,7 @@ def both(name="test_convnext", align_corners=False, inference=None, test_cfg=Non
     return ours.eval(), theirs.eval()  # batch statistics aside, both compute losses in this mode too
 
 
-def pictures(sizes):
+def make_images(sizes):
     generator = torch.Generator().manual_seed(1)
     images = [torch.randint(0, 256, (3, *size), generator=generator).to(torch.uint8) for size in sizes]
     masks = [torch.randint(0, len(CLASSES), size, generator=generator).to(torch.uint8) for size in sizes]
@@ -93,7 +93,7 @@ def pictures(sizes):
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_training_loss_with_padding_and_ignored_pixels(name, align_corners):
     ours, theirs = both(name, align_corners)
-    images, masks = pictures([(96, 96), (80, 90)])
+    images, masks = make_images([(96, 96), (80, 90)])
     samples = [SegDataSample(gt_sem_seg=PixelData(data=mask[None].long())) for mask in masks]
     data = theirs.data_preprocessor(
         {"inputs": [image.flip(0) for image in images], "data_samples": samples}, training=True
@@ -122,7 +122,7 @@ def test_training_loss_with_padding_and_ignored_pixels(name, align_corners):
 RULES = {
     "whole": (Whole(scale=None), {"mode": "whole"}),
     "slide": (Slide(crop=64, stride=42, scale=None), {"mode": "slide", "crop_size": (64, 64), "stride": (42, 42)}),
-    "slide, larger than the picture": (
+    "slide, larger than the image": (
         Slide(crop=(128, 64), stride=(85, 42), scale=None),
         {"mode": "slide", "crop_size": (128, 64), "stride": (85, 42)},
     ),
@@ -136,7 +136,7 @@ RULES = {
 def test_logits_at_the_original_size(rule, align_corners, original):
     inference, test_cfg = RULES[rule]
     ours, theirs = both("test_slak", align_corners, inference, test_cfg)
-    (image,), _ = pictures([(100, 150)])
+    (image,), _ = make_images([(100, 150)])
     sample = SegDataSample(metainfo={"ori_shape": original, "img_shape": (100, 150), "pad_shape": (100, 150)})
     inputs = ours.normalize(image[None])
     expected = theirs.predict(inputs, [sample])[0].seg_logits.data
@@ -152,7 +152,7 @@ def test_logits_at_the_original_size(rule, align_corners, original):
 @torch.no_grad()
 def test_the_evaluation_resize_and_the_way_back():
     ours, theirs = both(inference=Whole(scale=(160, 64)))
-    (image,), _ = pictures([(96, 150)])
+    (image,), _ = make_images([(96, 150)])
     rule = ours.inference
     seen = []
     logits = rule(lambda images: (seen.append(images), ours.logits(images))[1], image[None])

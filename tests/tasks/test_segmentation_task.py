@@ -20,7 +20,7 @@ def task(**options):
     return Segmentation(create_backbone("test_convnext"), ("a", "b", "c"), **options)
 
 
-def test_pictures_are_normalised_by_the_weights_own_statistics_and_padding_is_zero():
+def test_images_are_normalised_by_the_weights_own_statistics_and_padding_is_zero():
     model = task()
     images = torch.randint(0, 256, (2, 3, 8, 10)).to(torch.uint8)
     inputs = model.normalize(images, torch.tensor([[8, 10], [5, 7]]))
@@ -66,7 +66,7 @@ def test_statistics_are_no_part_of_a_checkpoint():
     assert not {"mean", "std"} & set(task().state_dict())
 
 
-def test_a_prediction_has_the_pictures_own_size():
+def test_a_prediction_has_the_images_own_size():
     prediction = task(inference=Whole(scale=(64, 48))).eval().predict(torch.zeros(2, 3, 70, 90, dtype=torch.uint8))
     assert prediction.shape == (2, 70, 90)
     assert prediction.dtype == torch.uint8
@@ -99,5 +99,5 @@ def test_a_file_without_a_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (50, 3)])
-def test_a_picture_thinner_than_the_coarsest_stride(size):
+def test_a_image_thinner_than_the_coarsest_stride(size):
     assert task().eval().predict(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, *size)

@@ -42,7 +42,7 @@ for (const box of document.querySelectorAll("[data-images]")) {
     for (const card of cards) {
       const known = card.dataset.classes.split(" ");
       const wanted = controls.class.value === "" || known.includes(controls.class.value);
-      card.hidden = !wanted || (number("most") < 100 && !(Number(card.dataset.figure ?? NaN) <= number("most")));
+      card.hidden = !wanted || (number("most") < 100 && !(Number(card.dataset.metric ?? NaN) <= number("most")));
       shown += !card.hidden;
       if (name === "cut") cut(card, number("cut"));
     }

@@ -5,14 +5,14 @@ import json
 import torch
 from PIL import Image
 
-from lk_downstream.callbacks import DetectionFiles, DetectionPictures
-from lk_downstream.callbacks.detection_pictures import best
+from lk_downstream.callbacks import DetectionFiles, DetectionGrid
+from lk_downstream.callbacks.detection_grid import best
 
 PALETTE, CLASSES = [(255, 0, 0), (0, 0, 255)], ("cat", "dog")
 
 
 def batch(height=60, width=100):
-    """A picture of 30 x 50 as it comes from the loader: resized by 2 and padded."""
+    """An image of 30 x 50 as it comes from the loader: resized by 2 and padded."""
     target = {
         "boxes": torch.tensor([[20.0, 20, 80, 60], [0, 0, 9, 9]]),
         "labels": torch.tensor([0, 1]),
@@ -31,7 +31,7 @@ def test_what_is_kept_lies_in_pixels_of_the_original():
         "scores": torch.arange(9, 0, -1) / 10,
         "masks": torch.zeros(9, 30, 50, dtype=torch.bool),
     }
-    callback = DetectionPictures(score=0.45, most=3)
+    callback = DetectionGrid(score=0.45, most=3)
     ((name, image, truth, kept),) = callback.collect(batch(), {"prediction": [found]})
     assert name == "a"
     assert image.shape == (30, 50, 3)
@@ -67,4 +67,4 @@ def test_files_of_predictions(tmp_path):
     assert "bbox" not in masks[0]
     assert images["images"] == [{"id": 12, "file_name": "a.jpg", "height": 30, "width": 50}]
     assert [kind["id"] for kind in images["categories"]] == [3, 7]
-    assert Image.open(tmp_path / "pictures" / "a.png").size == (800, 480)
+    assert Image.open(tmp_path / "images" / "a.png").size == (800, 480)

@@ -9,9 +9,9 @@ PAGES = {"replknet_": REPLKNET_PAGE, "slak_": SLAK_PAGE}
 _GOOGLE = "https://drive.google.com/file/d/{}/view"
 _SURF = "https://surfdrive.surf.nl/files/index.php/s/{}"
 
-# model -> name (as in registry.py) -> (link, figure of the authors). Of RepLKNet's files only those without a copy that
+# model -> name (as in registry.py) -> (link, metric of the authors). Of RepLKNet's files only those without a copy that
 # can be downloaded; the first of a pair in the authors' table is the pretrained one.
-DRIVES: dict[str, dict[str, tuple[str, str]]] = {
+DOWNLOADS: dict[str, dict[str, tuple[str, str]]] = {
     "replknet_31b": {
         "in22k": (_GOOGLE.format("1PYJiMszZYNrkZOeYwjccvxX8UHMALB7z"), "pretrained, 21841 classes"),
         "in1k_ade20k_512": (_GOOGLE.format("1ZV1CP1KzeSdH6_wKw4ytVe9BlCGHf89s"), "UperNet, 49.9 mIoU on ADE20K"),
@@ -58,10 +58,10 @@ DRIVES: dict[str, dict[str, tuple[str, str]]] = {
 
 def where(model: str, name: str) -> str | None:
     """How to get the weights ``name`` of ``model`` by hand, in a sentence, or None if they are on no drive."""
-    if name not in DRIVES.get(model, {}):
+    if name not in DOWNLOADS.get(model, {}):
         return None
-    link, figure = DRIVES[model][name]
+    link, metric = DOWNLOADS[model][name]
     return (
-        f"The weights {name!r} of {model} ({figure}) lie on a drive, from which no program can fetch them: open {link} "
+        f"The weights {name!r} of {model} ({metric}) lie on a drive, from which no program can fetch them: open {link} "
         "in a browser, download the file by hand and give its path"
     )

@@ -1,4 +1,4 @@
-"""Figures of odd data, right and identical for one process and three, where the images do not divide."""
+"""Metrics of odd data, right and identical for one process and three, where the images do not divide."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from torch import nn
 
 from lk_downstream import create_backbone, create_classifier
 from lk_downstream.data import DataModule
-from lk_downstream.data.classification_transforms import collate_pictures
+from lk_downstream.data.classification_transforms import collate_images
 from lk_downstream.data.detection_module import collate_detection
 from lk_downstream.detectors import FCOS
 from lk_downstream.errors import InputError
@@ -73,7 +73,7 @@ def segmentation(classes, truth, predicted):
 def classification(classes, truth, predicted):
     samples = [{"image": image(p), "label": t, "name": str(n)} for n, (t, p) in enumerate(zip(truth, predicted))]
     network = create_classifier("test_convnext", num_classes=len(classes))
-    return Classifies(network, classes), Given(classes, samples, collate_pictures)
+    return Classifies(network, classes), Given(classes, samples, collate_images)
 
 
 def detection(classes, truth, predicted):
@@ -98,7 +98,7 @@ def detection(classes, truth, predicted):
     return Detects(create_backbone("test_convnext"), FCOS, classes, evaluation="vectorized"), data
 
 
-# Name -> what makes task and data, its arguments, and figures that are expected.
+# Name -> what makes task and data, its arguments, and metrics that are expected.
 CASES = {
     "one class": (segmentation, (("a",), [0] * 7, [0] * 7), {"mIoU": 1.0, "aAcc": 1.0}, {"IoU": [1.0]}),
     "a class that never occurs": (
@@ -148,7 +148,7 @@ def trainer(processes, folder):
 
 
 def validate(rank, processes, folder):
-    """Figures of all cases, and what is said of a model whose weights are no numbers."""
+    """Metrics of all cases, and what is said of a model whose weights are no numbers."""
     found = {}
     for name, (make, arguments, _, _) in CASES.items():
         task, data = make(*arguments)
@@ -159,24 +159,24 @@ def validate(rank, processes, folder):
             nn.init.constant_(next(task.parameters()), NAN)
             with pytest.raises(InputError, match=r"tensors, such as .* not a number"):
                 trainer(processes, folder).validate(task, data, verbose=False)
-    (Path(folder) / f"{processes}_{rank}.figures").write_text(json.dumps(found), encoding="utf-8")
+    (Path(folder) / f"{processes}_{rank}.metrics").write_text(json.dumps(found), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory):
-    """The figures of each process."""
-    folder = tmp_path_factory.mktemp("figures")
+def metrics(tmp_path_factory):
+    """The metrics of each process."""
+    folder = tmp_path_factory.mktemp("metrics")
     for processes in (1, 2, 3):
         in_processes(processes, validate, processes, str(folder))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.figures"))}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.metrics"))}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_they_are_right_and_identical_everywhere(name, figures):
-    assert set(figures) == {"1_0", "2_0", "2_1", "3_0", "3_1", "3_2"}
+def test_they_are_right_and_identical_everywhere(name, metrics):
+    assert set(metrics) == {"1_0", "2_0", "2_1", "3_0", "3_1", "3_2"}
     _, _, summary, classes = CASES[name]
-    own = figures["1_0"][name]
+    own = metrics["1_0"][name]
     for part, expected in (("summary", summary), ("classes", classes)):
-        for figure, value in expected.items():
-            assert own[part][figure] == pytest.approx(value, abs=1e-6, nan_ok=True), figure
-    assert len({json.dumps(each[name]) for each in figures.values()}) == 1
+        for metric, value in expected.items():
+            assert own[part][metric] == pytest.approx(value, abs=1e-6, nan_ok=True), metric
+    assert len({json.dumps(each[name]) for each in metrics.values()}) == 1

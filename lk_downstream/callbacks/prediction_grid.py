@@ -1,4 +1,4 @@
-"""Pictures of what a model predicts."""
+"""Images of what a model predicts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import lightning as L
 import numpy as np
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import Figures
+from lk_downstream.callbacks.plots import Plots
 from lk_downstream.reports.masks import segmentation_grid
 
 
-class Pictures(Figures):
+class PredictionGrid(Plots):
     """A grid of predictions all over the split, drawn at each validation to ``predictions.png`` in the run's folder.
 
     A subclass says what it keeps of a batch and how it draws.
 
     Args:
-        number: How many pictures.
+        number: How many images.
     """
 
     def __init__(self, number: int = 6):
@@ -28,7 +28,7 @@ class Pictures(Figures):
         self.samples: list[Any] = []
 
     def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[Any]:
-        """What is to be drawn of each picture of a batch, on the CPU."""
+        """What is to be drawn of each image of a batch, on the CPU."""
         raise NotImplementedError
 
     def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
@@ -48,21 +48,21 @@ class Pictures(Figures):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep pictures at even distances: neighbours in a data set are often alike."""
+        """Keep images at even distances: neighbours in a data set are often alike."""
         room = self.number - len(self.samples)
         distance = max(1, trainer.num_val_batches[dataloader_idx] // self.number)
         if room > 0 and batch_idx % distance == 0 and trainer.is_global_zero and not trainer.sanity_checking:
             self.samples += itertools.islice(self.collect(batch, outputs), room)
 
-    def figures(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
+    def plots(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
         """The grid."""
         samples, self.samples = self.samples, []
         if samples:
             yield "predictions", self.draw(samples, trainer, task)
 
 
-class SegmentationPictures(Pictures):
-    """Picture, truth and prediction, see :class:`Pictures`."""
+class SegmentationGrid(PredictionGrid):
+    """Image, truth and prediction, see :class:`PredictionGrid`."""
 
     def collect(self, batch: dict[str, Any], outputs: dict[str, Any]) -> Iterable[tuple[Any, ...]]:
         """Name, image, truth and prediction."""

@@ -1,4 +1,4 @@
-"""Pictures of what a detector finds."""
+"""Images of what a detector finds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.figures import spared
-from lk_downstream.callbacks.pictures import Pictures, array, shown
+from lk_downstream.callbacks.plots import spared
+from lk_downstream.callbacks.prediction_grid import PredictionGrid, array, shown
 from lk_downstream.machine import shown_path
 from lk_downstream.metrics import encode_masks
 from lk_downstream.reports.files import write_image, write_json
-from lk_downstream.reports.objects import Objects, detection_grid, detection_picture
+from lk_downstream.reports.objects import Objects, detection_grid, draw_detections
 
 
-class DetectionPictures(Pictures):
-    """Truth and prediction side by side, with boxes, masks, names and scores, see :class:`Pictures`.
+class DetectionGrid(PredictionGrid):
+    """Truth and prediction side by side, with boxes, masks, names and scores, see :class:`PredictionGrid`.
 
     Args:
-        number: How many pictures.
+        number: How many images.
         score: Detections of a lower score are not drawn.
-        most: Only so many of the best detections of a picture are drawn.
+        most: Only so many of the best detections of an image are drawn.
     """
 
     def __init__(self, number: int = 6, score: float = 0.3, most: int = 30):
@@ -53,17 +53,17 @@ class DetectionPictures(Pictures):
 
 
 class DetectionFiles(L.Callback):
-    """Writes the detections of each picture, and the picture with the best of them, to the run's folder.
+    """Writes the detections of each image, and the image with the best of them, to the run's folder.
 
     ``detections/NAME.json`` is a list of objects, best first, with ``class``, ``category_id`` (as in the data's
     annotations), ``score``, ``bbox`` (x, y, width, height in pixels of the original) and, of detectors with masks,
-    ``segmentation`` (COCO's compressed run lengths). ``pictures/NAME.png`` is for looking at. ``results.bbox.json`` and
+    ``segmentation`` (COCO's compressed run lengths). ``images/NAME.png`` is for looking at. ``results.bbox.json`` and
     ``results.segm.json`` hold all of them in COCO's format, as ``evaluate --results`` and test servers read it, and
     ``images.json`` the images and classes that their ids mean: those of the data's annotations, where these list them.
 
     Args:
         score: Detections of a lower score are not drawn.
-        most: Only so many of the best detections of a picture are drawn.
+        most: Only so many of the best detections of an image are drawn.
     """
 
     def __init__(self, score: float = 0.3, most: int = 100):
@@ -97,9 +97,9 @@ class DetectionFiles(L.Callback):
             for kind, key in (("bbox", "segmentation"), ("segm", "bbox")):
                 if kind in self.results:
                     self.results[kind] += [_without(row, key) for row in rows]
-            with spared(f"pictures/{name}.png"):
-                picture = detection_picture(shown(image), best(found, self.score, self.most), colours, task.classes)
-                write_image(self.folder / "pictures" / f"{name}.png", picture)
+            with spared(f"images/{name}.png"):
+                drawn = draw_detections(shown(image), best(found, self.score, self.most), colours, task.classes)
+                write_image(self.folder / "images" / f"{name}.png", drawn)
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write what all processes have found, and say where the files lie."""
@@ -112,14 +112,14 @@ class DetectionFiles(L.Callback):
             return
         kinds = [{"id": number, "name": name} for number, name in zip(trainer.datamodule.category_ids, task.classes)]
         write_json(self.folder / "images.json", {"images": images, "annotations": [], "categories": kinds})
-        paths = [self.folder / "detections", self.folder / "pictures"]
+        paths = [self.folder / "detections", self.folder / "images"]
         for kind in self.results:
             rows = sorted((row for _, part in parts for row in part[kind]), key=lambda row: row["image_id"])
             paths.append(self.folder / f"results.{kind}.json")
             write_json(paths[-1], rows)
         console = Console(soft_wrap=True)
         console.print(f"{len(images)} image{'s' if len(images) > 1 else ''} predicted")
-        for path, label in zip(paths, ("detections", "pictures", "COCO results", "of masks")):
+        for path, label in zip(paths, ("detections", "images", "COCO results", "of masks")):
             console.print(f"{label:<12} {shown_path(path)}")
 
 
@@ -134,11 +134,11 @@ def best(found: dict[str, Tensor], score: float, most: int) -> Objects:
 
 
 def _originals(batch: dict[str, Any]) -> Iterable[Tensor]:
-    """The pictures of a batch, without padding, at their original size: uint8 (3, H, W) on the CPU."""
+    """The images of a batch, without padding, at their original size: uint8 (3, H, W) on the CPU."""
     for image, (height, width), target in zip(batch["image"], batch["size"].tolist(), batch["target"]):
-        picture = image[None, :, :height, :width].cpu().float()
+        drawn = image[None, :, :height, :width].cpu().float()
         size = tuple(target["original_size"].tolist())
-        yield torch.nn.functional.interpolate(picture, size, mode="bilinear", antialias=True)[0].round().byte()
+        yield torch.nn.functional.interpolate(drawn, size, mode="bilinear", antialias=True)[0].round().byte()
 
 
 def _rows(found: dict[str, Tensor], classes: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Figures of a run, written to its folder and given to its loggers."""
+"""Plots of a run, written to its folder and given to its loggers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from lk_downstream.reports.files import write_image
 
 
-class Figures(L.Callback):
-    """Draws figures at each validation, once the checkpoints are written: it draws after them, see :func:`draw_last`.
+class Plots(L.Callback):
+    """Draws plots at each validation, once the checkpoints are written: it draws after them, see :func:`draw_last`.
 
     They lie as ``NAME.png`` in the run's folder, and go to each logger that takes images. What goes wrong is one line.
     """
 
-    def figures(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
-        """Names and figures, uint8 (height, width, 3)."""
+    def plots(self, trainer: L.Trainer, task: L.LightningModule) -> Iterable[tuple[str, np.ndarray]]:
+        """Names and plots, uint8 (height, width, 3)."""
         raise NotImplementedError
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -29,13 +29,13 @@ class Figures(L.Callback):
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:
             return
         with spared(type(self).__name__):
-            for name, figure in self.figures(trainer, task):
-                publish(trainer, folder, name, figure)
+            for name, plot in self.plots(trainer, task):
+                publish(trainer, folder, name, plot)
 
 
 def draw_last(trainer: L.Trainer) -> None:
-    """Let figures be drawn after the checkpoints are written, which Lightning puts last."""
-    trainer.callbacks.sort(key=lambda callback: isinstance(callback, Figures))
+    """Let plots be drawn after the checkpoints are written, which Lightning puts last."""
+    trainer.callbacks.sort(key=lambda callback: isinstance(callback, Plots))
 
 
 @contextmanager
@@ -48,23 +48,23 @@ def spared(what: str) -> Iterator[None]:
         print(f"{what}: not drawn ({text[:300]})".encode("ascii", "backslashreplace").decode(), flush=True)
 
 
-def publish(trainer: L.Trainer, folder: str | Path | None, name: str, figure: np.ndarray) -> None:
-    """Write a figure uint8 (height, width, 3) as ``NAME.png``, and give it to the loggers as ``val/NAME``."""
+def publish(trainer: L.Trainer, folder: str | Path | None, name: str, plot: np.ndarray) -> None:
+    """Write a plot uint8 (height, width, 3) as ``NAME.png``, and give it to the loggers as ``val/NAME``."""
     if folder:
-        write_image(Path(folder) / f"{name}.png", figure)
+        write_image(Path(folder) / f"{name}.png", plot)
     for logger in trainer.loggers:
         with spared(f"{name} for {type(logger).__name__}"):
-            give(logger, f"val/{name}", figure, trainer.global_step)
+            give(logger, f"val/{name}", plot, trainer.global_step)
 
 
-def give(logger: Any, name: str, figure: np.ndarray, step: int) -> None:
-    """Give a figure to a logger of any kind that takes images."""
+def give(logger: Any, name: str, plot: np.ndarray, step: int) -> None:
+    """Give a plot to a logger of any kind that takes images."""
     experiment = logger.experiment
     if hasattr(experiment, "add_image"):  # TensorBoard
-        experiment.add_image(name, figure, step, dataformats="HWC")
-    elif hasattr(logger, "log_image"):  # W&B, whose own steps other figures of this moment have passed
-        logger.log_image(name, [figure])
+        experiment.add_image(name, plot, step, dataformats="HWC")
+    elif hasattr(logger, "log_image"):  # W&B, whose own steps other values of this moment have passed
+        logger.log_image(name, [plot])
     elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):  # MLflow
-        experiment.log_image(logger.run_id, figure, artifact_file=f"{name}/{step:08d}.png")
+        experiment.log_image(logger.run_id, plot, artifact_file=f"{name}/{step:08d}.png")
     elif hasattr(experiment, "log_image"):  # Comet
-        experiment.log_image(figure, name=name, step=step)
+        experiment.log_image(plot, name=name, step=step)
