@@ -14,6 +14,7 @@ from lk_downstream.analysis.runs import Run, differences
 from lk_downstream.analysis.significance import intervals
 from lk_downstream.errors import InputError, some
 from lk_downstream.reports.comparison import Comparison, Costs, Model
+from lk_downstream.reports.comparison_images import common_images
 from lk_downstream.reports.files import write_json
 from lk_downstream.tasks import load_task
 
@@ -64,7 +65,7 @@ def compare(
                 published=(published or {}).get(name, {}).get(every[0].metric),
                 difference=interval,
                 costs=(costs or {}).get(name),
-                checkpoint=max(runs, key=lambda run: run.best).checkpoint,
+                checkpoint=_best(runs).checkpoint,
             )
         )
     return Comparison(
@@ -73,7 +74,12 @@ def compare(
         baseline=names[reference],
         differing=differences(every),
         devices=list(dict.fromkeys(run.device for run in every)),
+        images=common_images({name: _best(runs).folder for name, runs in groups.items()}),
     )
+
+
+def _best(runs: Sequence[Run]) -> Run:
+    return max(runs, key=lambda run: run.best)
 
 
 def costs_of(models: Sequence[Model], size: tuple[int, int], kept: Path) -> dict[str, Costs]:

@@ -27,9 +27,10 @@ from lk_downstream.callbacks.worst_images import (
 from lk_downstream.data.classes import default_palette
 from lk_downstream.detectors.boxes import area, iou
 from lk_downstream.reports.files import write_array, write_json, write_table
+from lk_downstream.reports.images import FILE as IMAGES
 from lk_downstream.reports.images import Layer, Sample, encoded_mask, plain
 
-FILE, COUNTS_FILE, IMAGES = "per_image.csv", "per_image.npy", "worst_images.json"
+FILE, COUNTS_FILE = "per_image.csv", "per_image.npy"
 COUNTS = "counts"  # of a row, and none of its columns
 Row = dict[str, Any]
 
@@ -76,7 +77,7 @@ class PerImage(L.Callback):
         for at, row in enumerate(self.measure(task, outputs, batch)):
             self.rows.append(row)
             metric = next(value for name, value in row.items() if name not in (COUNTS, "name"))
-            self.images.offer(metric, partial(self.sample, task, outputs, batch, at, row))
+            self.images.offer(row["name"], metric, partial(self.sample, task, outputs, batch, at, row))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Gather the rows once, and write them on the first process."""

@@ -1,10 +1,10 @@
-"""The images of a validation that its page shows: the worst, and some all over the split."""
+"""The images of a validation that its page shows: the worst, and some that every run on the same images shows."""
 
 from __future__ import annotations
 
 import heapq
 import math
-import random
+import zlib
 from collections.abc import Callable
 from itertools import repeat
 from typing import Any
@@ -16,58 +16,68 @@ from lk_downstream.callbacks.plots import spared
 from lk_downstream.callbacks.prediction_grid import array, shown
 from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_outline
 
-WORST, SPREAD = 16, 8  # images of a process
+WORST, OTHERS = 16, 8  # images
 MOST_OBJECTS, LEAST_SCORE = 30, 0.1  # detections of an image that are kept
 
 
 class WorstImages:
     """Keeps the images with the lowest metrics, and some others, as they are offered.
 
-    An image is only made ready (smaller, encoded) once it is among them, which is the rarer the more images there were:
-    of 2000 in any order about 150 are. What goes wrong is one line, and no further image of this validation is kept.
+    The others are those of the lowest checksums of their names: the same for any model, order and number of processes,
+    so that runs can be shown side by side. An image is only made ready (smaller, encoded) once it is kept, which is the
+    rarer the more images there were: of 2000 in any order about 150 are. What goes wrong is one line, and no further
+    image of this validation is kept.
 
     Args:
-        processes: Of the run, which share the number, so that an image is lost where one has many of the worst.
+        processes: Of the run, which share the number of the worst, so that an image is lost where one has many of them.
     """
 
     def __init__(self, processes: int = 1):
-        self.worst: list[tuple[float, int, Sample]] = []  # a heap, the best of them first
-        self.others: list[Sample] = []
-        self.most = [max(2, number * 2 // processes) if processes > 1 else number for number in (WORST, SPREAD)]
+        self.worst: list[tuple[float, int, Sample]] = []  # heaps, of which the first goes next
+        self.others: list[tuple[int, int, Sample]] = []
+        self.most = max(2, WORST * 2 // processes) if processes > 1 else WORST
         self.offered, self.failed = 0, False
-        self.random = random.Random(0)  # of its own: a training is the same with it and without
 
-    def offer(self, metric: float, make: Callable[[], Sample]) -> None:
+    def offer(self, name: str, metric: float, make: Callable[[], Sample]) -> None:
         """Keep an image of a metric, or not; ``make`` makes it ready."""
         if self.failed:
             return
         self.failed = True
         with spared("images of report.html"):
             self.offered += 1
-            bad = not math.isnan(metric) and (len(self.worst) < self.most[0] or metric < -self.worst[0][0])
-            if bad:
-                heapq.heappush(self.worst, (-metric, -self.offered, make()))
-                if len(self.worst) > self.most[0]:
-                    heapq.heappop(self.worst)
-            else:  # every other image is as likely to be kept as any
-                place = self.random.randrange(self.offered)
-                if len(self.others) < self.most[1]:
-                    self.others.append(make())
-                elif place < self.most[1]:
-                    self.others[place] = make()
+            low, other = -metric, -checksum(name)
+            bad = not math.isnan(metric) and (len(self.worst) < self.most or low > self.worst[0][0])
+            chosen = len(self.others) < OTHERS or other > self.others[0][0]
+            if bad or chosen:
+                sample = make()
+                if bad:
+                    _keep(self.worst, (low, -self.offered, sample), self.most)
+                if chosen:
+                    _keep(self.others, (other, -self.offered, sample), OTHERS)
             self.failed = False
 
     def samples(self) -> list[Sample]:
         """All that were kept."""
-        return [sample for _, _, sample in self.worst] + self.others
+        kept = [sample for _, _, sample in self.worst + self.others]
+        return list({id(sample): sample for sample in kept}.values())
+
+
+def _keep(heap: list, item: tuple, most: int) -> None:
+    heapq.heappush(heap, item)
+    if len(heap) > most:
+        heapq.heappop(heap)
+
+
+def checksum(name: str) -> int:
+    """Of the name of an image, CRC-32."""
+    return zlib.crc32(name.encode("utf-8", "surrogateescape"))
 
 
 def worst_first(samples: list[Sample]) -> list[Sample]:
-    """Of the samples of all processes the worst, and some of the rest, the worst first."""
+    """Of the samples of all processes the worst, and of all images those that every run shows, the worst first."""
     ordered = sorted(samples, key=lambda sample: (math.isnan(sample.metric), sample.metric, sample.name))
-    rest = ordered[WORST:]
-    step = max(1, math.ceil(len(rest) / SPREAD))
-    return ordered[:WORST] + rest[::step]
+    common = heapq.nsmallest(OTHERS, samples, key=lambda sample: checksum(sample.name))
+    return ordered[:WORST] + [sample for sample in ordered[WORST:] if any(sample is other for other in common)]
 
 
 def sample_of(name: str, image: Tensor, metric: float, facts: dict[str, str], **known: Any) -> Sample:

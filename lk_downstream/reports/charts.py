@@ -22,7 +22,7 @@ class Line(NamedTuple):
     """A row of points of a :class:`Chart`; what is not finite is left out.
 
     Attributes:
-        name: in the legend.
+        name: in the legend; lines of one name have one colour, as the runs of one model.
         x: rising, or in any order with ``points``.
         y: as many.
         points: whether they are marked and not joined.
@@ -125,15 +125,17 @@ class Chart:
         marked = any(line.points for line in self.lines)
         across = Axis(xs, LEFT, WIDTH - RIGHT, self.log_x)
         up = Axis(ys, HEIGHT - BOTTOM, TOP, self.log_y, zero=not marked)
-        lines, colour = [], 0
+        lines, colours = [], {}
         for line, (x, y) in zip(self.lines, rows):
             places = [(across.place(a), up.place(b)) for a, b in zip(*_thinned(x, y, line.points))]
             path = "" if line.points else "M" + "L".join(f"{a:g} {b:g}" for a, b in places) if places else ""
             few = line.points or len(x) <= MOST_MARKED
             marks = [(*place, f"{a:.6g}, {b:.4g}") for place, a, b in zip(places, x, y)]
             marks = marks if few and not line.weak else []
+            colour = colours.get(line.name, len(colours))
+            if not line.weak:  # a line behind another has its colour
+                colours[line.name] = colour
             lines.append(Drawn(line.name, path, marks, line.weak, colour % 8))
-            colour += not line.weak  # a line behind another has its colour
         frame = {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
         return {"frame": frame, "x": across.ticks(), "y": up.ticks(), "lines": lines}
 

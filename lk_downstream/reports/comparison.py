@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lk_downstream.reports.images import Images
+
 
 class Difference(Protocol):
     """To the baseline, with an interval of 95 %, as fractions of 1."""
@@ -91,6 +93,7 @@ class Comparison:
         baseline: Name of the one that the others are compared with.
         differing: Names of the settings that are not the same in all runs.
         devices: What the runs ran on.
+        images: The same ones as each model predicts them.
     """
 
     metric: str
@@ -98,6 +101,7 @@ class Comparison:
     baseline: str
     differing: Sequence[str]
     devices: Sequence[str]
+    images: Images | None = None
 
     def notes(self) -> list[str]:
         """Sentences that belong below the table."""

@@ -57,9 +57,9 @@ def sections(comparison: Comparison, commands: Sequence[str] = ()) -> list[Secti
         if any(model.costs for model in models)
     ]
     lines = [
-        Line(f"{model.name}{f' {number}' * (len(model.curves) > 1)}", list(curve), [100 * y for y in curve.values()])
+        Line(model.name, list(curve), [100 * y for y in curve.values()])
         for model in models
-        for number, curve in enumerate(model.curves, 1)
+        for curve in model.curves
         if len(curve) > 1
     ]
     curves = [Chart(lines, title=f"{metric} of every run", x="optimizer step", y=f"{metric}, %")] if lines else []
@@ -68,6 +68,11 @@ def sections(comparison: Comparison, commands: Sequence[str] = ()) -> list[Secti
         Section("Comparison", parts),
         Section("Costs", costs, note="Of merged models, as they are used."),
         Section("Curves", curves),
+        Section(
+            "Images",
+            [comparison.images] if comparison.images else [],
+            "that the best run of each model shows, as each predicts them, the worst on average first",
+        ),
         Section("Best checkpoints", [Facts(checkpoints)] if checkpoints else []),
         Section("How it was made", [Text("\n".join(commands), "commands")] if commands else []),
     ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lk_downstream.errors import InputError
 
 
 def write_table(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -54,6 +56,20 @@ def write_array(path: Path, array: np.ndarray) -> None:
     with open(part, "wb") as file:
         np.save(file, array, allow_pickle=False)
     part.replace(path)
+
+
+def read_part(folder: Path, name: str, reader: Callable[[Path], Any]) -> Any:
+    """What ``reader`` finds in a file of a run; None: there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        return reader(folder / name)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, csv.Error, OSError) as error:
+        raise InputError(f"{folder / name} is damaged ({error}): remove it, and the page does without it") from error
 
 
 def _shown(value: Any) -> Any:

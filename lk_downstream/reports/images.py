@@ -5,12 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from lk_downstream import trust
+from lk_downstream.reports.files import read_part
+
+FILE = "worst_images.json"
+MOST_BYTES = 7_000_000  # of all images of a page, in base64
 SIDE, OBJECT_SIDE = 512, 96  # pixels of the longer side of an image and of the mask of an object as they are kept
 QUALITY = 80  # of JPEG
 NONE = 255  # of a mask, where nothing is drawn
@@ -172,6 +178,28 @@ def plain(samples: Sequence[Sample], metric: str, classes: Sequence[str], palett
         rows.append({**row, "facts": dict(sample.facts), "labels": list(sample.labels), "size": list(sample.size)})
     colours = [[int(part) for part in colour] for colour in palette]
     return {"metric": metric, "all_of": all_of, "classes": list(classes), "palette": colours, "samples": rows}
+
+
+def read_images(folder: Path) -> Images | None:
+    """The images that a run has left in its folder.
+
+    Raises:
+        InputError: Their file is damaged.
+    """
+    return read_part(folder, FILE, lambda path: from_plain(trust.read_json(path)))
+
+
+def fitting(groups: Iterable[Sequence[Sample]], most: int = MOST_BYTES) -> list[Sample]:
+    """The first groups of samples, as many as have no more than ``most`` bytes of images in base64."""
+    shown: list[Sample] = []
+    for group in groups:
+        for sample in group:
+            layers = [layer for layer in (sample.truth, sample.prediction) if layer]
+            most -= len(sample.image) + sum(len(layer.mask) for layer in layers)
+        if most < 0:
+            break
+        shown += group
+    return shown
 
 
 def from_plain(content: Any) -> Images:

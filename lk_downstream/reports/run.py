@@ -18,8 +18,8 @@ from lk_downstream import trust
 from lk_downstream.errors import InputError, some
 from lk_downstream.reports.charts import Chart, Line
 from lk_downstream.reports.curves import Series, read_series, smoothed
-from lk_downstream.reports.files import write_text
-from lk_downstream.reports.images import Images, from_plain
+from lk_downstream.reports.files import read_part, write_text
+from lk_downstream.reports.images import Images, fitting, read_images
 from lk_downstream.reports.page import MOST_BYTES, Section, page
 from lk_downstream.reports.parts import Facts, Matrix, Number, Numbers, Table, Text
 from lk_downstream.reports.tables import duration, metrics_of_kinds
@@ -27,7 +27,6 @@ from lk_downstream.reports.tables import duration, metrics_of_kinds
 PAGE = "report.html"
 NEEDED = ("metrics.json", "metrics.csv")  # one of them
 MOST_ROWS = 50  # of the table of images
-MOST_IMAGE_BYTES = 7_000_000  # of all images, in base64
 MOST_CLASSES = 300  # of the table of classes; of more, those with the lowest metrics
 
 
@@ -49,9 +48,9 @@ def write_run_page(folder: str | os.PathLike) -> Path:
             f"{folder} has neither metrics.json nor metrics.csv; give the folder of a run, such as "
             "runs/demo_segmentation/run_0"
         )
-    metrics = _read(folder, "metrics.json", trust.read_json) or {}
-    series = _read(folder, "metrics.csv", read_series) or {}
-    images = _read(folder, "worst_images.json", _images)
+    metrics = read_part(folder, "metrics.json", trust.read_json) or {}
+    series = read_part(folder, "metrics.csv", read_series) or {}
+    images = read_images(folder)
     absolute = folder.absolute()
     title, subtitle = f"{absolute.parent.name}/{absolute.name}", str(metrics.get("started", ""))
     try:
@@ -66,24 +65,6 @@ def write_run_page(folder: str | os.PathLike) -> Path:
         if not number or len(text.encode("utf-8", "replace")) < MOST_BYTES:
             return write_text(folder / PAGE, text)
         number //= 2
-
-
-def _read(folder: Path, name: str, reader: Any) -> Any:
-    """What a file of a run holds; None: there is none.
-
-    Raises:
-        InputError: It is damaged.
-    """
-    try:
-        return reader(folder / name)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, csv.Error, OSError) as error:
-        raise InputError(f"{folder / name} is damaged ({error}): remove it, and the page does without it") from error
-
-
-def _images(path: Path) -> Images:
-    return from_plain(trust.read_json(path))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -115,7 +96,7 @@ def _sections(folder: Path, metrics: dict[str, Any], series: dict[str, Series]) 
         tables.append(Table(columns, pairs, percent=columns[3:], title="Most confused"))
     if best.get("calibration"):
         tables.append(_calibration(**best["calibration"]))
-    matrix = _read(folder, "confusion_matrix.csv", _matrix)
+    matrix = read_part(folder, "confusion_matrix.csv", _matrix)
     if matrix:
         matrix = replace(matrix, unit="pixels" if "mIoU" in summary else "images")
     return [
@@ -197,15 +178,9 @@ def _matrix(path: Path) -> Matrix | None:
 
 
 def _image_section(folder: Path, images: Images, number: int) -> Section:
-    shown, used = [], 0
-    for sample in images.samples[:number]:
-        layers = [layer for layer in (sample.truth, sample.prediction) if layer]
-        used += len(sample.image) + sum(len(layer.mask) for layer in layers)
-        if used > MOST_IMAGE_BYTES:
-            break
-        shown.append(sample)
+    shown = fitting([[sample] for sample in images.samples[:number]])
     parts: list[Any] = [Images(shown, images.metric, images.classes, images.palette, images.all_of)] if shown else []
-    rows = _read(folder, "per_image.csv", _rows)
+    rows = read_part(folder, "per_image.csv", _rows)
     if rows:
         heading, *cells = rows
         table = [[row[0], *map(_value, row[1:])] for row in cells[:MOST_ROWS]]  # a name of digits is no number
@@ -235,6 +210,6 @@ def _run_parts(folder: Path, metrics: Mapping[str, Any]) -> list[Any]:
         if metrics.get(name):
             facts[name] = ", ".join(f"{key} {value}" for key, value in metrics[name].items() if value is not None)
     facts["files"] = some([path.name for path in sorted(folder.iterdir()) if path.name != PAGE], 30)
-    config = _read(folder, "config.yaml", trust.read_text)
+    config = read_part(folder, "config.yaml", trust.read_text)
     again = f"lk-downstream report {folder}"
     return [Facts({**facts, "this page again": again}), *([Text(config, "config.yaml", folded=True)] if config else [])]

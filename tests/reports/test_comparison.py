@@ -3,13 +3,20 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+from test_page import CLASSES, samples
 
+from lk_downstream.reports.charts import Chart, Line
 from lk_downstream.reports.comparison import Comparison, Costs, Model, as_csv, as_latex, as_markdown, as_text, columns
+from lk_downstream.reports.comparison_images import common_images
 from lk_downstream.reports.comparison_page import write
 from lk_downstream.reports.comparison_plots import draw_costs, draw_curves, pareto
+from lk_downstream.reports.files import write_json
+from lk_downstream.reports.images import plain
+from lk_downstream.reports.page import Section, page
 
 DIFFERENCE = SimpleNamespace(difference=0.031, low=0.011, high=0.05, seeds=True, noise=False)
 COSTS = Costs(parameters=5_000_000, macs=2.5e9, latency=0.0123, spread=0.0004, memory=80 * 2**20, size=(240, 320))
@@ -80,3 +87,40 @@ def test_plots_and_page(tmp_path):
     assert ODD not in page
     assert "&#34;&lt;b&gt;" in page
     assert "lk-downstream fit --config x" in page
+
+
+def run_with(folder, names, metric, classes=CLASSES):
+    """The folder of a run that shows some images."""
+    shown = [replace(each, name=name, metric=metric) for name in names for each in samples(name)[:1]]
+    write_json(folder / "worst_images.json", plain(shown, "mIoU", classes, [(9, 9, 9)] * len(classes), 20))
+    return folder
+
+
+def test_the_images_that_all_models_show(tmp_path):
+    folders = {"a": run_with(tmp_path / "a", "xyz", 0.5), ODD: run_with(tmp_path / "b", "yxw", 0.25)}
+    found = common_images(folders)
+    assert [(sample.name, sample.facts["model"]) for sample in found.samples] == [
+        ("x", "a"),
+        ("x", ODD),
+        ("y", "a"),
+        ("y", ODD),
+    ]
+    assert [sample.metric for sample in found.samples] == [0.5, 0.25] * 2
+    write(comparison(images=found), tmp_path, "two")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<article") == 4
+    assert "model a|b_{50%} &amp; &#34;&lt;b&gt;" in text
+
+
+def test_no_images_of_other_classes_or_of_one_model(tmp_path):
+    one, other = run_with(tmp_path / "a", "x", 0.5), run_with(tmp_path / "b", "x", 0.5, (*CLASSES[:-1], "other"))
+    assert common_images({"a": one, "b": other}) is None
+    assert common_images({"a": one}) is None
+    assert common_images({"a": one, "b": tmp_path / "none"}) is None
+
+
+def test_runs_of_a_model_have_its_colour_and_one_place_in_the_legend():
+    lines = [Line(name, [0, 1], [0, 1]) for name in ("a", "b", "a")]
+    assert [line.colour for line in Chart(lines).drawing()["lines"]] == [0, 1, 0]
+    shown = page("title", [Section("curves", [Chart(lines)])])
+    assert shown.count("</i>a</span>") == shown.count("</i>b</span>") == 1
