@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         reparameterize,
     )
     from lk_downstream.errors import InputError
+    from lk_downstream.loading import load
 
 __version__ = "0.1.0"
 
@@ -25,15 +26,17 @@ __all__ = [
     "InputError",
     "create_backbone",
     "create_classifier",
+    "load",
     "load_weights",
     "reparameterize",
 ]
+_ELSEWHERE = {"InputError": "errors", "load": "loading"}  # than in ``backbones``
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{'errors' if name == 'InputError' else 'backbones'}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'backbones')}"), name)
 
 
 def _is_command() -> bool:

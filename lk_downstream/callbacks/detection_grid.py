@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import Tensor
 
 from lk_downstream.callbacks.plots import spared
-from lk_downstream.callbacks.prediction_grid import PredictionGrid, array, shown
+from lk_downstream.callbacks.prediction_grid import PredictionGrid
+from lk_downstream.inference.arrays import array, shown
 from lk_downstream.machine import shown_path
 from lk_downstream.metrics import encode_masks
 from lk_downstream.reports.files import write_image, write_json

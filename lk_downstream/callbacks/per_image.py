@@ -15,7 +15,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lk_downstream.callbacks.prediction_grid import array
 from lk_downstream.callbacks.worst_images import (
     LEAST_SCORE,
     MOST_OBJECTS,
@@ -26,6 +25,7 @@ from lk_downstream.callbacks.worst_images import (
 )
 from lk_downstream.data.classes import default_palette
 from lk_downstream.detectors.boxes import area, iou
+from lk_downstream.inference.arrays import array
 from lk_downstream.reports.files import write_array, write_json, write_table
 from lk_downstream.reports.images import FILE as IMAGES
 from lk_downstream.reports.images import Layer, Sample, encoded_mask, plain

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from lk_downstream.callbacks.prediction_grid import shown
+from lk_downstream.inference.arrays import shown
 from lk_downstream.machine import shown_path
 from lk_downstream.reports.files import write_image
 from lk_downstream.reports.masks import colour_table, overlay

@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from torch import Tensor
 
 from lk_downstream.callbacks.plots import Plots
+from lk_downstream.inference.arrays import array, shown
 from lk_downstream.reports.masks import segmentation_grid
 
 
@@ -72,14 +72,3 @@ class SegmentationGrid(PredictionGrid):
     def draw(self, samples: list[Any], trainer: L.Trainer, task: L.LightningModule) -> np.ndarray:
         """See :func:`segmentation_grid`."""
         return segmentation_grid(samples, trainer.datamodule.palette, task.classes)
-
-
-def array(tensor: Tensor) -> np.ndarray:
-    """A tensor of any device and kind as plain numbers; NumPy has no bfloat16."""
-    tensor = tensor.detach().cpu().as_subclass(Tensor)
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-
-def shown(image: Tensor) -> np.ndarray:
-    """An image uint8 (C, H, W) as it is drawn, (H, W, 3): its first three channels, or of fewer the first as grey."""
-    return array(image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)).transpose(1, 2, 0)

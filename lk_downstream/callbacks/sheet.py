@@ -10,9 +10,9 @@ import lightning as L
 import numpy as np
 import torch
 
-from lk_downstream.callbacks.prediction_grid import array, shown
 from lk_downstream.data.classes import default_palette
 from lk_downstream.errors import InputError
+from lk_downstream.inference.arrays import array, shown
 from lk_downstream.reports.files import write_image
 from lk_downstream.reports.objects import Objects
 from lk_downstream.reports.samples import sample_sheet

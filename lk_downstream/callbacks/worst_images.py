@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from lk_downstream.callbacks.plots import spared
-from lk_downstream.callbacks.prediction_grid import array, shown
+from lk_downstream.inference.arrays import array, shown
 from lk_downstream.reports.images import Box, Layer, Sample, encoded_image, encoded_outline
 
 WORST, OTHERS = 16, 8  # images

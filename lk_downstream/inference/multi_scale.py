@@ -64,6 +64,8 @@ class MultiScale(Inference):
                 number += 1
         return total.div_(number)
 
+    probabilities = __call__
+
     def sizes(self, height: int, width: int) -> Iterator[tuple[int, int]]:
         """Height and width of the copies of an image of this size."""
         scale = self.rule.scale if self.form == "0.x" else None

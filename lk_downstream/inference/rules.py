@@ -37,6 +37,10 @@ class Inference(ABC):
         """Class indices uint8 (N, H, W); arguments as those of the call."""
         return self(network, images, align_corners).argmax(1).to(torch.uint8)
 
+    def probabilities(self, network: Network, images: Tensor, align_corners: bool = False) -> Tensor:
+        """Of each class float32 (N, classes, H, W); arguments as those of the call."""
+        return self(network, images, align_corners).softmax(1)
+
 
 class Whole(Inference):
     """The whole image in one pass; scores are logits.

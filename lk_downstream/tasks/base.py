@@ -23,6 +23,7 @@ from lk_downstream.callbacks.plots import draw_last
 from lk_downstream.data.module import run_steps
 from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
+from lk_downstream.optim.half import EPS_FLOAT16, raise_eps
 from lk_downstream.optim.schedules import catch_up
 from lk_downstream.tasks import resume
 from lk_downstream.tasks.channels import of_channels
@@ -30,7 +31,6 @@ from lk_downstream.tasks.determinism import refuse_unrepeatable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
-EPS_FLOAT16 = 1e-4  # gradients whose squares float16 takes for 0 are up to 2.4e-4: steps of 2.4 learning rates at most
 
 
 class Task(L.LightningModule):
@@ -58,6 +58,7 @@ class Task(L.LightningModule):
 
     metrics: tuple[str, ...]
     monitor: ClassVar[str]
+    kind: ClassVar[str]  # of its predictions: segmentation, detection, classification or multilabel
     own_callbacks: ClassVar[tuple[type[L.Callback], ...]] = ()  # that show and write predictions
 
     def __init__(
@@ -110,6 +111,11 @@ class Task(L.LightningModule):
             columns = torch.arange(images.shape[-1], device=images.device) < sizes[:, 1:]
             inputs = inputs * (rows[:, None, :, None] & columns[:, None, None, :])
         return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last else inputs
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes; of RGB for a backbone of one channel, see :func:`of_channels`."""
+        return 3 if len(self.mean) == 1 else len(self.mean)
 
     def _apply(self, *args: Any, **options: Any) -> Task:
         """Move and cast; mean and standard deviation keep their precision, of which 16 bits would leave eight."""
@@ -181,7 +187,7 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer on the parameter groups, and the schedule by optimizer step."""
         optimizer = self.groups.optimizer(self, self.optimizer_factory)
-        if self._raise_eps(optimizer) and self.trainer.is_global_zero:
+        if raise_eps(optimizer) and self.trainer.is_global_zero:
             print(f"optimizer: eps is {EPS_FLOAT16}, as less is 0 in the float16 of the weights and leaves NaN")
         if self.schedule_factory is None:
             return {"optimizer": optimizer}
@@ -190,19 +196,6 @@ class Task(L.LightningModule):
             raise InputError("the schedule needs the length of the run: set trainer.max_steps or trainer.max_epochs")
         schedule = self.schedule_factory(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    @staticmethod
-    def _raise_eps(optimizer: Optimizer) -> bool:
-        """Raise an ``eps`` that float16 weights take for 0; whether there was one."""
-        low = [
-            group
-            for group in optimizer.param_groups
-            if any(p.dtype == torch.float16 for p in group["params"])
-            and group.get("eps", 1.0) < torch.finfo(torch.float16).smallest_normal
-        ]
-        for group in low:
-            group["eps"] = EPS_FLOAT16
-        return bool(low)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint for other classes or of another model in a sentence."""

@@ -43,6 +43,7 @@ class Classification(Task):
 
     multilabel = False  # whether batches have ``labels``, a vector of 0 and 1 for each image
     monitor = "val/top1"
+    kind = "classification"
     own_callbacks = (ClassificationPlots, ConfusionMatrix, ClassificationPerImage, ClassificationFiles)
 
     def __init__(
@@ -104,6 +105,10 @@ class Classification(Task):
         """Images uint8 (N, 3, H, W) -> logits (N, classes), float32."""
         return self(self.normalize(images)).float()
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, 3, H, W) -> (N, classes), float32."""
+        return self.logits(images).softmax(1)
+
     def augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, 3, H, W) and labels (N,) -> network input, and labels or their mixture (N, classes).
 
@@ -157,7 +162,7 @@ class Classification(Task):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Probabilities and class indices of the best five classes of each image, both (N, 5), best first."""
-        return tuple(self.logits(batch["image"]).softmax(1).topk(min(5, len(self.classes))))
+        return tuple(self.probabilities(batch["image"]).topk(min(5, len(self.classes))))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As :meth:`Task.on_load_checkpoint`; also refuse other classes, which a wrong folder may have as many of."""

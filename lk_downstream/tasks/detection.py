@@ -45,6 +45,7 @@ class Detection(Task):
     """
 
     monitor = "val/bbox_AP"
+    kind = "detection"
     own_callbacks = (DetectionGrid, DetectionPerImage, DetectionFiles)
 
     # No default for `detector`: with one, the arguments of its class would be kept when another class is chosen.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
@@ -16,22 +17,32 @@ from lk_downstream.tasks.base import Task
 
 
 def load_task(path: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
-    """The task that a run of the command line has saved, in eval mode on the CPU.
-
-    The file is taken as data: its recipe may name the classes of :data:`lk_downstream.trust.CLASSES` alone, and nothing
-    is fetched.
+    """The task that a run of the command line has saved, in eval mode on the CPU; see :func:`task_of`.
 
     Args:
         path: A checkpoint, such as ``runs/demo_segmentation/run_0/checkpoints/last.ckpt``.
         trusted: Full names of other classes that the recipe may name, such as those of your own heads and losses.
+    """
+    return task_of(read(path), path, trusted)
+
+
+def task_of(content: dict[str, Any], label: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
+    """The task of what a checkpoint holds, in eval mode on the CPU.
+
+    It is taken as data: the recipe may name the classes of :data:`lk_downstream.trust.CLASSES` alone, and nothing is
+    fetched.
+
+    Args:
+        content: Its ``recipe`` and ``state_dict``.
+        label: What it is called in messages.
+        trusted: Full names of other classes that the recipe may name.
 
     Raises:
         InputError: It is no checkpoint of this package, its recipe names other classes, or does not fit its weights.
     """
-    content = read(path)
     recipe, state = content.get("recipe"), content.get("state_dict")
     if not isinstance(recipe, dict) or not recipe or not isinstance(state, dict):
-        raise InputError(f"{path} holds no recipe: it is no checkpoint of this package's command line")
+        raise InputError(f"{label} holds no recipe: it is no checkpoint of this package's command line")
     try:
         trust.check_recipe(recipe, trusted)
         parser = ArgumentParser(exit_on_error=False)
@@ -47,9 +58,9 @@ def load_task(path: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
             raise InputError(f"has a recipe that does not fit its weights ({len(other)} differ, such as {other[0]})")
         task = parser.instantiate_classes(settings).task
     except InputError as error:
-        raise InputError(f"{path} {error}") from error
+        raise InputError(f"{label} {error}") from error
     except Exception as error:  # whatever settings of other kinds make the parser and the classes raise
-        raise InputError(f"{path} has a recipe that makes no model ({str(error).splitlines()[0]:.200})") from error
+        raise InputError(f"{label} has a recipe that makes no model ({str(error).splitlines()[0]:.200})") from error
     task.recipe = recipe
     load_weights(task, state, verbose=False)
     return task.eval()

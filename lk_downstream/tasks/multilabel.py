@@ -35,6 +35,7 @@ class MultiLabelClassification(Classification):
 
     multilabel = True
     monitor = "val/mAP"
+    kind = "multilabel"
     own_callbacks = (MultiLabelPerImage, ClassificationFiles)
 
     def __init__(
@@ -90,6 +91,6 @@ class MultiLabelClassification(Classification):
         summary = {name: metrics[name].item() for name in self.metrics}
         self.report(summary, {"class": list(self.classes), "AP": metrics["AP"].flatten().tolist()})
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Probabilities and class indices of the best five classes of each image, both (N, 5), best first."""
-        return tuple(self.logits(batch["image"]).sigmoid().topk(min(5, len(self.classes))))
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, 3, H, W) -> (N, classes), float32; of each class for itself."""
+        return self.logits(images).sigmoid()

@@ -47,6 +47,7 @@ class Segmentation(Task):
 
     metrics = ("mIoU", "mAcc", "aAcc", "mF1", "mPrecision")
     monitor = "val/mIoU"
+    kind = "segmentation"
     own_callbacks = (SegmentationGrid, ConfusionMatrix, SegmentationPerImage, SegmentationFiles)
 
     def __init__(
@@ -107,6 +108,10 @@ class Segmentation(Task):
     def predict(self, images: Tensor) -> Tensor:
         """Images uint8 (N, 3, H, W) of any size -> class indices uint8 (N, H, W), by the inference rule."""
         return self.inference.predict(self.head_logits, images, self.head.align_corners)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, 3, H, W) of any size -> float32 (N, classes, H, W), by the inference rule."""
+        return self.inference.probabilities(self.head_logits, images, self.head.align_corners)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch of crops."""
