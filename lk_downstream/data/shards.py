@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lk_downstream import trust
+from lk_downstream.data.parquet_places import Places
 from lk_downstream.errors import InputError, near_names, some
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PATTERNS = ("data/{split}-*.parquet", "{split}-*.parquet", "{split}.parquet", "{split}/*.parquet")
 OTHER_NAMES = {"val": ("val", "validation", "valid"), "train": ("train", "training")}
 MOST_KEPT = 4  # columns of a row group in a process
+MOST_BYTES = 2**26  # of them together, but for the last
 
 
 def find_shards(root: Path, split: str, files: str | None = None) -> list[Path]:
@@ -78,8 +80,9 @@ class Groups(NamedTuple):
 class Shards:
     """The rows of Parquet files of one schema, one after the other.
 
-    A cell is read with its column of a row group, of which a process keeps the last ``MOST_KEPT``: some 10 MB where 100
-    images are in a group, as ``datasets`` writes them. No file stays open, so that a forked process shares nothing.
+    A cell is read with its column of a row group, of which a process keeps the last ``MOST_KEPT``: some 10 MB each
+    where 100 images are in a group. Images are read alone once their group was read, see :class:`Places`. No file stays
+    open, so that a forked process shares nothing.
 
     Args:
         paths: The files.
@@ -94,10 +97,11 @@ class Shards:
 
     def _forget(self) -> None:
         self._kept: OrderedDict[tuple[int, str], Table] = OrderedDict()
+        self._places: dict[tuple[int, str], Places] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_kept", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_kept", "_lock", "_places")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -186,19 +190,43 @@ class Shards:
         Raises:
             InputError: There are none, or see :func:`lk_downstream.trust.read_parquet`.
         """
-        value = self.value(row, column)
-        data = value.get("bytes") if isinstance(value, dict) else value
+        group, at = self.place(row)
+        places, first = self._places_of(group, column)
+        data = None if (group, column) in self._kept else places.read(first + at)
+        if data is None:
+            cells = self._group(group, column).column(column)
+            data = _bytes(cells[at].as_py())
+            if not places.know(first):
+                places.fill(first, [_bytes(cell) for cell in cells.to_pylist()], int(self.groups.number[group]))
         if not isinstance(data, bytes):
             raise InputError(f"{self.path(row)} has no bytes in its column {column}: images within the file are read")
         return data
+
+    def _places_of(self, group: int, column: str) -> tuple[Places, int]:
+        """Where the values of a column lie in the file of a group, and the group's first row in it."""
+        file = int(self.groups.file[group])
+        if (places := self._places.get((file, column))) is None:
+            kind = self.schema.field(column).type
+            inner = kind.num_fields and kind.get_field_index("bytes") >= 0
+            places = Places(self.paths[file], f"{column}.bytes" if inner else column)
+            self._places[file, column] = places
+        return places, int(self.groups.first[group] - self.groups.first[np.searchsorted(self.groups.file, file)])
 
     def _group(self, group: int, column: str) -> Table:
         key = (group, column)
         with self._lock:  # masks are read by threads
             if key not in self._kept:
                 table = trust.read_parquet(self.paths[self.groups.file[group]], column, int(self.groups.number[group]))
-                while len(self._kept) >= MOST_KEPT:
-                    self._kept.popitem(last=False)
                 self._kept[key] = table
+                while len(self._kept) > MOST_KEPT or (self._kept_bytes() > MOST_BYTES and len(self._kept) > 1):
+                    self._kept.popitem(last=False)
             self._kept.move_to_end(key)
             return self._kept[key]
+
+    def _kept_bytes(self) -> int:
+        return sum(table.nbytes for table in self._kept.values())
+
+
+def _bytes(cell: Any) -> Any:
+    """What an image's cell holds of it."""
+    return cell.get("bytes") if isinstance(cell, dict) else cell

@@ -1,0 +1,203 @@
+"""Single values of a binary column of a Parquet file, read without the others of their row group.
+
+Where the values of a row group lie is found when it is first read as a whole, and kept: for large files in the cache
+folder (``LK_CACHE``), for all processes, each of which reads there what it needs of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lk_downstream import kept_arrays, trust
+from lk_downstream.archive_index import stamp_of
+from lk_downstream.data.parquet_pages import Page, pages, piece_marks, size_mark, values
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+KEEP_FROM = 2**23  # bytes; of smaller files each process finds the places for itself
+VERSION = 1  # of the files of places
+CODECS = {"UNCOMPRESSED": False, "SNAPPY": True}  # whether values are packed
+
+
+class Record(NamedTuple):
+    """What is kept of a value.
+
+    Attributes:
+        start: First byte to read, in the file.
+        stop: The byte after the last one; 0: nothing is known yet, -1: the value is only read with its row group.
+        packed: Whether these bytes are packed by Snappy.
+        size: Bytes that they are unpacked.
+        skip: Of these, bytes before the value.
+        length: Bytes of the value.
+        checksum: Of the value.
+    """
+
+    start: int = 0
+    stop: int = -1
+    packed: int = 0
+    size: int = 0
+    skip: int = 0
+    length: int = 0
+    checksum: int = 0
+
+
+BYTES = 8 * len(Record._fields)  # of a record
+
+
+class Places:
+    """Where the values of a column lie, as far as it was found out.
+
+    A value has the check sum of the one that was there, or is not given: where the file was changed meanwhile, or a
+    record is half written by another process.
+
+    Args:
+        path: The Parquet file.
+        leaf: The column, or a field of it such as ``image.bytes``.
+
+    Raises:
+        OSError: There is no such file.
+    """
+
+    def __init__(self, path: Path, leaf: str):
+        self.path, self.leaf, self._own = path, leaf, bytearray()
+        size, changed = stamp_of(path)
+        key = f"{VERSION}\0{path.resolve()}\0{size}\0{changed}\0{leaf}".encode("utf-8", "surrogateescape")
+        name = f"parquet-{hashlib.sha256(key).hexdigest()[:32]}"
+        self._kept = kept_arrays.cache_folder() / name if size >= KEEP_FROM else None
+
+    def read(self, row: int) -> bytes | None:
+        """The value of a row of the file; None if it is not known where it lies, or no longer there."""
+        record = self._load(row)
+        if record is None or record.stop <= 0:
+            return None
+        try:
+            value = _value(self.path, record)
+        except (OSError, ValueError):
+            return None
+        return value if zlib.crc32(value) == record.checksum else None
+
+    def know(self, row: int) -> bool:
+        """Whether it was found out where a row's value lies."""
+        return self._load(row) is not None
+
+    def fill(self, first: int, values: Sequence[bytes | None], group: int) -> None:
+        """Find out where the values of a row group lie.
+
+        Args:
+            first: The group's first row in the file.
+            values: Those of its rows.
+            group: Its number.
+        """
+        with trust.open_parquet(self.path) as file:
+            try:
+                found = {(each.length, each.checksum): each for each in _records(self.path, file, group, self.leaf)}
+            except (ValueError, IndexError, TypeError, AttributeError, OSError):  # pages of another writer
+                found = {}
+        rows = [found.get((len(value), zlib.crc32(value)), Record()) if value else Record() for value in values]
+        # That a record gives the value makes sure of all that was taken for granted to find its place.
+        rows = [row if _gives(self.path, row, value) else Record() for row, value in zip(rows, values)]
+        self._keep(first, np.array(rows, dtype=np.int64).tobytes())
+
+    def _load(self, row: int) -> Record | None:
+        data = bytes(self._own[BYTES * row : BYTES * (row + 1)])
+        if not any(data) and self._kept is not None:
+            try:
+                with self._kept.open("rb", buffering=0) as file:
+                    file.seek(BYTES * row)
+                    data = file.read(BYTES)
+            except OSError:
+                return None
+        return Record(*np.frombuffer(data, np.int64).tolist()) if len(data) == BYTES and any(data) else None
+
+    def _keep(self, first: int, data: bytes) -> None:
+        if self._kept is not None:
+            try:
+                self._kept.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._kept, "r+b", opener=_make_or_open) as file:  # and what another process has written
+                    file.seek(BYTES * first)
+                    file.write(data)
+                return
+            except OSError:  # a folder that cannot be written
+                self._kept = None
+        self._own.extend(bytes(max(0, BYTES * first + len(data) - len(self._own))))
+        self._own[BYTES * first : BYTES * first + len(data)] = data
+
+
+def _make_or_open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o644)
+
+
+def _gives(path: Path, record: Record, value: bytes | None) -> bool:
+    """Whether a record leads to a value."""
+    try:
+        return record.stop > 0 and _value(path, record) == value
+    except (OSError, ValueError):
+        return False
+
+
+def _value(path: Path, record: Record) -> bytes:
+    """The value that a record leads to.
+
+    Raises:
+        OSError: It cannot be read, or it is not what the record says.
+        ValueError: Likewise.
+    """
+    if max(record.stop - record.start, record.size) > trust.limit(trust.MAX_FILE_BYTES):
+        raise ValueError("more bytes than are read")
+    with path.open("rb", buffering=0) as file:
+        file.seek(record.start)
+        data = file.read(record.stop - record.start)
+    if record.packed:
+        data = _unpack(size_mark(record.size) + data, record.size)
+    return data[record.skip : record.skip + record.length]
+
+
+def _unpack(data: bytes, size: int) -> bytes:
+    import pyarrow as arrow
+
+    if not size:
+        return b""
+    return arrow.decompress(data, decompressed_size=size, codec="snappy", asbytes=True)
+
+
+def _records(path: Path, file: ParquetFile, group: int, leaf: str) -> Iterator[Record]:
+    """A record of each value in a row group's column, see :func:`lk_downstream.data.parquet_pages.pages`."""
+    meta = file.metadata.row_group(group)
+    number = [file.schema.column(at).path for at in range(len(file.schema.names))].index(leaf)
+    column, kind = meta.column(number), file.schema.column(number)
+    if column.compression not in CODECS or kind.max_repetition_level:
+        return
+    start, size = column.data_page_offset, column.total_compressed_size
+    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
+        start = column.dictionary_page_offset
+    if size > trust.limit(trust.MAX_FILE_BYTES):
+        return
+    with path.open("rb") as opened:
+        opened.seek(start)
+        chunk = opened.read(size)
+    for page in pages(chunk):
+        if page.has_values:
+            packed = CODECS[column.compression] and not page.plain
+            content, marks = _content(chunk, page, packed)
+            for place, value in values(page, content, marks, int(kind.max_definition_level > 0)):
+                first, stop, *rest = place
+                yield Record(start + first, start + stop, int(packed), *rest, zlib.crc32(value))
+
+
+def _content(chunk: bytes, page: Page, packed: bool) -> tuple[bytes, list[tuple[int, int]] | None]:
+    """What is in a page from its ``first`` byte on, unpacked, and the marks of its pieces."""
+    content = chunk[page.first : page.start + page.packed]
+    if not packed:
+        return content, None
+    size = page.size - (page.first - page.start)
+    if size > trust.limit(trust.MAX_FILE_BYTES):
+        raise ValueError("more bytes than are read")
+    return _unpack(content, size), piece_marks(content)
