@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from lk_downstream import kept_arrays, trust
 from lk_downstream.archive_index import stamp_of
@@ -37,7 +36,7 @@ class Record(NamedTuple):
         size: Bytes that they are unpacked.
         skip: Of these, bytes before the value.
         length: Bytes of the value.
-        checksum: Of the value.
+        ends: Check sum of the value's first and last bytes.
     """
 
     start: int = 0
@@ -46,17 +45,19 @@ class Record(NamedTuple):
     size: int = 0
     skip: int = 0
     length: int = 0
-    checksum: int = 0
+    ends: int = 0
 
 
-BYTES = 8 * len(Record._fields)  # of a record
+_LAYOUT = struct.Struct(f"={len(Record._fields)}q")
+BYTES = _LAYOUT.size  # of a record
+CHECKED = 512  # bytes at each end of a value
 
 
 class Places:
     """Where the values of a column lie, as far as it was found out.
 
-    A value has the check sum of the one that was there, or is not given: where the file was changed meanwhile, or a
-    record is half written by another process.
+    A value begins and ends as the one that was there, or is not given: the file may have been changed, or a record be
+    half written by another process.
 
     Args:
         path: The Parquet file.
@@ -82,7 +83,7 @@ class Places:
             value = _value(self.path, record)
         except (OSError, ValueError):
             return None
-        return value if zlib.crc32(value) == record.checksum else None
+        return value if len(value) == record.length and _ends(value) == record.ends else None
 
     def know(self, row: int) -> bool:
         """Whether it was found out where a row's value lies."""
@@ -98,24 +99,23 @@ class Places:
         """
         with trust.open_parquet(self.path) as file:
             try:
-                found = {(each.length, each.checksum): each for each in _records(self.path, file, group, self.leaf)}
+                found = dict(_records(self.path, file, group, self.leaf))
             except (ValueError, IndexError, TypeError, AttributeError, OSError):  # pages of another writer
                 found = {}
         rows = [found.get((len(value), zlib.crc32(value)), Record()) if value else Record() for value in values]
         # That a record gives the value makes sure of all that was taken for granted to find its place.
         rows = [row if _gives(self.path, row, value) else Record() for row, value in zip(rows, values)]
-        self._keep(first, np.array(rows, dtype=np.int64).tobytes())
+        self._keep(first, b"".join(_LAYOUT.pack(*row) for row in rows))
 
     def _load(self, row: int) -> Record | None:
         data = bytes(self._own[BYTES * row : BYTES * (row + 1)])
-        if not any(data) and self._kept is not None:
+        if self._kept is not None:
             try:
-                with self._kept.open("rb", buffering=0) as file:
-                    file.seek(BYTES * row)
-                    data = file.read(BYTES)
-            except OSError:
+                data = _read(self._kept, BYTES * row, BYTES)
+            except OSError:  # no process has written any yet
                 return None
-        return Record(*np.frombuffer(data, np.int64).tolist()) if len(data) == BYTES and any(data) else None
+        record = Record(*_LAYOUT.unpack(data)) if len(data) == BYTES else None
+        return record if record and record.stop else None
 
     def _keep(self, first: int, data: bytes) -> None:
         if self._kept is not None:
@@ -150,14 +150,27 @@ def _value(path: Path, record: Record) -> bytes:
         OSError: It cannot be read, or it is not what the record says.
         ValueError: Likewise.
     """
-    if max(record.stop - record.start, record.size) > trust.limit(trust.MAX_FILE_BYTES):
-        raise ValueError("more bytes than are read")
-    with path.open("rb", buffering=0) as file:
-        file.seek(record.start)
-        data = file.read(record.stop - record.start)
+    count, most = record.stop - record.start, trust.limit(trust.MAX_FILE_BYTES)
+    if not (record.start >= 0 and 0 < count <= most and 0 < record.size <= most):
+        raise ValueError("no place of a value, or more bytes than are read")
+    data = _read(path, record.start, count)
     if record.packed:
         data = _unpack(size_mark(record.size) + data, record.size)
     return data[record.skip : record.skip + record.length]
+
+
+def _read(path: Path, start: int, count: int) -> bytes:
+    """Bytes of a file, which stays open in no process."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        os.lseek(file, start, os.SEEK_SET)
+        return os.read(file, count)
+    finally:
+        os.close(file)
+
+
+def _ends(value: bytes) -> int:
+    return zlib.crc32(value[-CHECKED:], zlib.crc32(value[:CHECKED]))
 
 
 def _unpack(data: bytes, size: int) -> bytes:
@@ -168,8 +181,8 @@ def _unpack(data: bytes, size: int) -> bytes:
     return arrow.decompress(data, decompressed_size=size, codec="snappy", asbytes=True)
 
 
-def _records(path: Path, file: ParquetFile, group: int, leaf: str) -> Iterator[Record]:
-    """A record of each value in a row group's column, see :func:`lk_downstream.data.parquet_pages.pages`."""
+def _records(path: Path, file: ParquetFile, group: int, leaf: str) -> Iterator[tuple[tuple, Record]]:
+    """Length and check sum of each value in a row group's column, and its record."""
     meta = file.metadata.row_group(group)
     number = [file.schema.column(at).path for at in range(len(file.schema.names))].index(leaf)
     column, kind = meta.column(number), file.schema.column(number)
@@ -189,7 +202,8 @@ def _records(path: Path, file: ParquetFile, group: int, leaf: str) -> Iterator[R
             content, marks = _content(chunk, page, packed)
             for place, value in values(page, content, marks, int(kind.max_definition_level > 0)):
                 first, stop, *rest = place
-                yield Record(start + first, start + stop, int(packed), *rest, zlib.crc32(value))
+                record = Record(start + first, start + stop, int(packed), *rest, _ends(value))
+                yield (len(value), zlib.crc32(value)), record
 
 
 def _content(chunk: bytes, page: Page, packed: bool) -> tuple[bytes, list[tuple[int, int]] | None]:

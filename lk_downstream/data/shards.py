@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -138,21 +140,30 @@ class Shards:
     def __len__(self) -> int:
         return int(self.groups.first[-1])
 
+    @cached_property
+    def starts(self) -> array[int]:
+        """The first row of each row group, and the number of rows; of these single ones are looked for."""
+        return array("q", self.groups.first.tobytes())
+
+    @cached_property
+    def file_starts(self) -> np.ndarray:
+        """The first row of each file."""
+        return self.groups.first[np.searchsorted(self.groups.file, np.arange(len(self.paths)))]
+
     def place(self, row: int) -> tuple[int, int]:
         """The group of a row, and the row's number in it."""
-        group = int(np.searchsorted(self.groups.first, row, side="right")) - 1
-        return group, row - int(self.groups.first[group])
-
-    def name(self, row: int) -> str:
-        """What stands for a row in messages and results: its file and its number there."""
-        file = self.groups.file[self.place(row)[0]]
-        start = self.groups.first[np.searchsorted(self.groups.file, file)]
-        return f"{self.paths[file].stem}/{row - start}"
+        group = bisect.bisect_right(self.starts, row) - 1
+        return group, row - self.starts[group]
 
     def path(self, row: int) -> Path:
-        """As :meth:`name`, below the file."""
-        file = self.groups.file[self.place(row)[0]]
-        return self.paths[file] / self.name(row).rpartition("/")[2]
+        """What stands for a row in messages: its file, and its number there."""
+        file = int(self.groups.file[self.place(row)[0]])
+        return self.paths[file] / str(row - int(self.file_starts[file]))
+
+    def name(self, row: int) -> str:
+        """As :meth:`path`, without the folder of the file and its suffix, for results."""
+        path = self.path(row)
+        return f"{path.parent.stem}/{path.name}"
 
     def value(self, row: int, column: str) -> Any:
         """A cell as a value of Python's own.
@@ -210,7 +221,7 @@ class Shards:
             inner = kind.num_fields and kind.get_field_index("bytes") >= 0
             places = Places(self.paths[file], f"{column}.bytes" if inner else column)
             self._places[file, column] = places
-        return places, int(self.groups.first[group] - self.groups.first[np.searchsorted(self.groups.file, file)])
+        return places, self.starts[group] - int(self.file_starts[file])
 
     def _group(self, group: int, column: str) -> Table:
         key = (group, column)
