@@ -15,6 +15,7 @@ from lk_downstream.detectors.batch import Detections, Sizes, Targets
 from lk_downstream.detectors.blocks import Scale, conv_block, flatten_maps, init_normal
 from lk_downstream.detectors.boxes import area, clip, from_distances, numbers
 from lk_downstream.detectors.losses import focal_loss, iou_log_loss, mean_over_ranks, one_hot
+from lk_downstream.detectors.matching import in_pieces
 from lk_downstream.detectors.selection import Selection
 from lk_downstream.errors import InputError
 
@@ -88,7 +89,7 @@ class FCOSHead(nn.Module):
     def assign(self, points: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """The points that learn an object, and which: int64 (K,) each, into all levels' points and ``boxes`` (G, 4).
 
-        Of several objects around a point the smallest counts.
+        Of several objects around a point the smallest counts. Objects are taken in pieces, see `in_pieces`.
         """
         if not len(boxes):
             empty = boxes.new_zeros(0, dtype=torch.int64)
@@ -97,10 +98,15 @@ class FCOSHead(nn.Module):
         low, high = (
             torch.cat([boxes.new_full((len(p), 1), b) for b, p in zip(side, points)]) for side in (bounds, bounds[1:])
         )
-        sides = self.sides(torch.cat(points)[:, None], boxes)
-        farthest = sides.amax(-1)
-        fits = (sides.amin(-1) > 0) & (farthest >= low) & (farthest <= high)
-        smallest, objects = torch.where(fits, area(boxes), torch.inf).min(1)
+        locations = torch.cat(points)[:, None]
+        smallest, objects = boxes.new_full((len(locations),), torch.inf), 0
+        for first, part in in_pieces(boxes, len(locations)):
+            sides = self.sides(locations, part)
+            farthest = sides.amax(-1)
+            fits = (sides.amin(-1) > 0) & (farthest >= low) & (farthest <= high)
+            found, index = torch.where(fits, area(part), torch.inf).min(1)
+            objects = torch.where(found < smallest, index + first, objects)  # of equal ones the first
+            smallest = torch.minimum(found, smallest)
         chosen = smallest.isfinite().nonzero().squeeze(1)
         return chosen, objects[chosen]
 

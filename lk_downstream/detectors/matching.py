@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,16 @@ from lk_downstream.detectors.boxes import iou
 from lk_downstream.errors import InputError
 
 NEGATIVE, IGNORED = -1, -2
-MOST_PAIRS = 2**21  # of a box and an object that are compared at a time; one takes up to 80 bytes
+MOST_PAIRS = 2**21  # of a box or point and an object that are compared at a time; one takes up to 80 bytes
+
+
+def in_pieces(objects: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
+    """Objects (G, 4) for a comparison with ``count`` boxes or points, a few at a time: first number, and objects.
+
+    Beside a few numbers for each of the ``count``, the memory is that of `MOST_PAIRS`, or of one object.
+    """
+    piece = max(1, MOST_PAIRS // max(1, count))
+    yield from ((number * piece, part) for number, part in enumerate(objects.split(piece)))
 
 
 @dataclass(frozen=True)
@@ -34,13 +44,12 @@ class IoUAssigner:
     def __call__(self, boxes: Tensor, objects: Tensor) -> Tensor:
         """Index of the object, or `NEGATIVE`, or `IGNORED`, int64 (B,), for boxes (B, 4) and objects (G, 4).
 
-        Objects are taken in pieces: beside a few numbers a box, the memory is that of `MOST_PAIRS`, or of one object.
+        Objects are taken in pieces, see `in_pieces`.
         """
         if not len(boxes) or not len(objects):
             return torch.full((len(boxes),), NEGATIVE, device=boxes.device)
-        first, piece = 0, max(1, MOST_PAIRS // len(boxes))
         best = nearest = last = None
-        for part in objects.split(piece):
+        for first, part in in_pieces(objects, len(boxes)):
             overlaps = iou(part[:, None], boxes)
             found, index = overlaps.max(0)
             if best is None:
@@ -54,7 +63,6 @@ class IoUAssigner:
                 order = torch.arange(first + 1, first + len(part) + 1, device=boxes.device)
                 own = (claims * order[:, None]).amax(0)
                 last = own if last is None else torch.maximum(last, own)
-            first += len(part)
         matched = torch.where(best < self.negative_iou, NEGATIVE, IGNORED)
         matched = torch.where(best >= self.positive_iou, nearest, matched)
         return matched if last is None else torch.where(last > 0, last - 1, matched)

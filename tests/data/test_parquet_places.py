@@ -75,6 +75,7 @@ def test_values_are_read_alone(tmp_path, monkeypatch, form, packed):
     assert read == []
 
 
+@pytest.mark.skipif(int(arrow.__version__.split(".")[0]) < 21, reason="they are written by pyarrow 21 and later")
 def test_pages_of_new_writers(tmp_path, monkeypatch):
     """As Hugging Face's ``datasets`` writes them since its version 4."""
     values = content()

@@ -20,12 +20,13 @@ from lk_downstream.detectors import (
     RandomSampler,
     RetinaNet,
     Selection,
+    fcos_head,
     matching,
     paste_masks,
     to_original,
 )
 from lk_downstream.detectors.anchors import AnchorGenerator, grid_points
-from lk_downstream.detectors.boxes import DeltaCoder, iou
+from lk_downstream.detectors.boxes import DeltaCoder, area, iou
 from lk_downstream.detectors.losses import focal_loss, giou_loss
 from lk_downstream.detectors.matching import IGNORED, NEGATIVE
 from lk_downstream.detectors.roi_align import roi_features
@@ -88,6 +89,28 @@ def test_assigner_in_pieces_is_the_same(low_quality, monkeypatch):
         assert max(sizes) == most
         sizes.clear()
     assert len(set(whole.tolist())) > 10
+
+
+def test_points_in_pieces_are_the_same(monkeypatch):
+    torch.manual_seed(0)
+    head, boxes = narrow(FCOS).bbox_head, random_boxes(40, 600)
+    boxes[[7, 20, 39]] = boxes[3].clone()  # in several pieces
+    points = [grid_points((size, size), stride, "cpu") for size, stride in zip((76, 38, 19, 10, 5), head.strides)]
+    levels = torch.repeat_interleave(torch.arange(5), torch.tensor([*map(len, points)]))
+    sides = head.sides(torch.cat(points)[:, None], boxes)
+    low, high = torch.tensor([-1.0, 64, 128, 256, 512]), torch.tensor([64.0, 128, 256, 512, 1e8])
+    fits = (sides.amin(-1) > 0) & (sides.amax(-1) >= low[levels][:, None]) & (sides.amax(-1) <= high[levels][:, None])
+    expected = torch.where(fits, area(boxes), torch.inf).min(1)[1]  # of all at once
+    compared = []
+    monkeypatch.setattr(fcos_head, "area", lambda part: compared.append(len(part)) or area(part))
+    for pairs, most in ((1, 1), (len(levels) * 7, 7), (len(levels) * 39, 39), (len(levels) * 40, 40)):
+        monkeypatch.setattr(matching, "MOST_PAIRS", pairs)
+        chosen, objects = head.assign(points, boxes)
+        assert torch.equal(chosen, fits.any(1).nonzero().squeeze(1))
+        assert torch.equal(objects, expected[chosen])
+        assert max(compared) == most
+        compared.clear()
+    assert len(set(objects.tolist())) > 10
 
 
 def test_sampler_fills_up_with_negatives():
