@@ -1,4 +1,4 @@
-"""The index of a large annotation file, kept in files: one process parses the file, and all map the index."""
+"""What a large annotation file holds, kept in files: one process parses the annotation file, and all map these."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from lk_downstream import kept_arrays, trust
 from lk_downstream.data.coco_index import CocoIndex
 from lk_downstream.data.listing import Paths
 from lk_downstream.errors import InputError
+from lk_downstream.kept_arrays import Arrays
 
 KEEP_FROM = 2**23  # bytes; smaller files are parsed in a third of a second
-VERSION = 1  # of the files of an index
+VERSION = 1  # of these files
+NO_STAMP = np.zeros(0, np.uint8)
 
 
 class Names(Sequence[str]):
@@ -61,14 +63,17 @@ class Kept(NamedTuple):
 PARTS = Kept._fields[: Kept._fields.index("names")]
 
 
-def kept_index(path: Path, option: str, make: Callable[[], CocoIndex]) -> CocoIndex:
-    """The index of an annotation file: the one in the cache folder if the file is still the same, else made and kept.
+def kept_of(path: Path, prefix: str, option: str, kind: type[Arrays], make: Callable[[], Arrays]) -> Arrays | None:
+    """Arrays that were found out of an annotation file: those in the cache folder if the file is still the same, else
+    made and kept there. None: the file is small, or cannot be read; then nothing was made.
 
     A file is the same if all of its bytes are, which takes a second a gigabyte to see.
 
     Args:
         path: The annotation file.
-        option: What else the index depends on.
+        prefix: Of the folder's name.
+        option: What else the arrays depend on.
+        kind: A named tuple of arrays, with one named ``stamp``, which is set here.
         make: Makes it.
 
     Raises:
@@ -76,27 +81,37 @@ def kept_index(path: Path, option: str, make: Callable[[], CocoIndex]) -> CocoIn
     """
     try:
         if trust.size(path) < KEEP_FROM:
-            return make()
+            return None
         stamp = np.frombuffer(bytes([VERSION]) + trust.digest(path), np.uint8)
     except (OSError, InputError):
-        return make()  # which says what is wrong
+        return None
     key = hashlib.sha256(f"{option}\0".encode() + os.fsencode(path)).hexdigest()[:32]
-    folder = kept_arrays.cache_folder() / f"coco-{key}"
-    kept = kept_arrays.load_arrays(folder, Kept)
-    if kept is None or not np.array_equal(kept.stamp, stamp):
-        index = make()
-        try:
-            kept = kept_arrays.keep_arrays(folder, _to_kept(index, stamp))
-        except OSError:
-            return index
-    return _from_kept(path, kept)
+    folder = kept_arrays.cache_folder() / f"{prefix}-{key}"
+    kept = kept_arrays.load_arrays(folder, kind)
+    if kept is not None and np.array_equal(kept.stamp, stamp):
+        return kept
+    made = make()._replace(stamp=stamp)
+    try:
+        return kept_arrays.keep_arrays(folder, made)
+    except OSError:
+        return made
 
 
-def _to_kept(index: CocoIndex, stamp: np.ndarray) -> Kept:
+def kept_index(path: Path, option: str, make: Callable[[], CocoIndex]) -> CocoIndex:
+    """The index of an annotation file, see :func:`kept_of`.
+
+    Raises:
+        InputError: As ``make``.
+    """
+    kept = kept_of(path, "coco", option, Kept, lambda: _to_kept(make()))
+    return make() if kept is None else _from_kept(path, kept)
+
+
+def _to_kept(index: CocoIndex) -> Kept:
     names = Paths.of(name.encode("utf-8", "surrogatepass") for name in index.files)
     text = json.dumps([list(index.categories.items()), index.notes]).encode()
     parts = {name: getattr(index, name) for name in PARTS}
-    return Kept(**parts, names=names.names, name_ends=names.ends, text=np.frombuffer(text, np.uint8), stamp=stamp)
+    return Kept(**parts, names=names.names, name_ends=names.ends, text=np.frombuffer(text, np.uint8), stamp=NO_STAMP)
 
 
 def _from_kept(path: Path, kept: Kept) -> CocoIndex:

@@ -6,16 +6,19 @@ import os
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from lk_downstream import trust
+from lk_downstream import kept_arrays, trust
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.coco import Coco
 from lk_downstream.data.coco_file import categories
+from lk_downstream.data.coco_kept import NO_STAMP, kept_of
 from lk_downstream.data.coco_lists import read_categories
 from lk_downstream.data.labels import IGNORE_INDEX, label_table
+from lk_downstream.data.listing import Paths
 from lk_downstream.data.mask_files import read_codes
 from lk_downstream.data.pairing import list_files, placed
 from lk_downstream.data.segmentation import SegmentationDataset
@@ -76,6 +79,10 @@ class CocoInstances(SegmentationDataset):
         stems, paths = [os.path.splitext(name)[0] for name in files], [str(self.coco.images / name) for name in files]
         return list(zip(stems, paths, self.numbers))
 
+    def prepare(self) -> None:
+        """See :meth:`SegmentationDataset.prepare`."""
+        self.coco.read_index()
+
     def read_values(self, path: str) -> torch.Tensor:
         """The class indices of an image's objects, uint8, (H, W)."""
         index, number = self.coco.index, self.numbers[path]
@@ -90,6 +97,43 @@ class CocoInstances(SegmentationDataset):
 
     def _own_name(self, split: str) -> str:
         return split
+
+
+class Segments(NamedTuple):
+    """What a panoptic annotation file lists: of image i the segments ``first[i]`` to ``first[i + 1] - 1``.
+
+    Attributes:
+        images: Names of the images, see :class:`Paths`.
+        image_ends: Likewise.
+        masks: Names of their masks, likewise.
+        mask_ends: Likewise.
+        first: int64 (N + 1,).
+        ids: int32 (S,), of the segments, rising within an image.
+        indices: uint8 (S,), their class indices.
+        stamp: Of the file, see :func:`kept_of`.
+    """
+
+    images: np.ndarray
+    image_ends: np.ndarray
+    masks: np.ndarray
+    mask_ends: np.ndarray
+    first: np.ndarray
+    ids: np.ndarray
+    indices: np.ndarray
+    stamp: np.ndarray
+
+    def __reduce__(self) -> tuple:
+        return _received, tuple(map(kept_arrays.sendable, self))
+
+    def files(self) -> tuple[list[str], list[str]]:
+        """Names of the images, and of their masks."""
+        both = Paths(self.images, self.image_ends), Paths(self.masks, self.mask_ends)
+        images, masks = ([name.decode("utf-8", "surrogatepass") for name in names] for names in both)
+        return images, masks
+
+
+def _received(*parts: np.ndarray | kept_arrays.Mapped) -> Segments:
+    return Segments(*map(kept_arrays.received, parts))
 
 
 class CocoPanoptic(SegmentationDataset):
@@ -131,26 +175,37 @@ class CocoPanoptic(SegmentationDataset):
         return self.annotations
 
     @cached_property
-    def segments(self) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray, np.ndarray]:
-        """Files of each image and its mask; of image i the segments ``first[i]`` to ``first[i + 1] - 1`` have these
-        ids, int32 and rising, and class indices, uint8: names, first, ids, indices.
+    def segments(self) -> Segments:
+        """What the file lists, which of a large file is kept, and parsed once.
 
         Raises:
             InputError: The file is missing or not COCO's panoptic format.
         """
+        kept = kept_of(self.annotations, "panoptic", "", Segments, self._parse)
+        return self._parse() if kept is None else kept
+
+    def prepare(self) -> None:
+        """See :meth:`SegmentationDataset.prepare`."""
+        len(self.segments.first)
+
+    def _parse(self) -> Segments:
         try:
             content = trust.read_json(self.annotations)
             labels = {number: label for label, number in enumerate(categories(self.annotations, content["categories"]))}
             files = {row["id"]: str(row["file_name"]) for row in content["images"]}
-            names, first, ids, indices = [], [0], [], []
+            names, masks, first, ids, indices = [], [], [0], [], []
             for row in content["annotations"]:
                 segments = sorted(((int(part["id"]), part) for part in row["segments_info"]), key=itemgetter(0))
-                names.append((files[row["image_id"]].replace("\\", "/"), str(row["file_name"])))
+                names.append(files[row["image_id"]].replace("\\", "/"))
+                masks.append(str(row["file_name"]))
                 ids += [number for number, _ in segments]
                 for _, part in segments:
                     indices.append(IGNORE_INDEX if part.get("iscrowd") else labels[part["category_id"]])
                 first.append(len(ids))
-            return names, np.array(first), np.array(ids, dtype=np.int32), np.array(indices, dtype=np.uint8)
+            packed = [Paths.of(name.encode("utf-8", "surrogatepass") for name in part) for part in (names, masks)]
+            parts = [part for paths in packed for part in (paths.names, paths.ends)]
+            numbers = np.array(first), np.array(ids, dtype=np.int32), np.array(indices, dtype=np.uint8)
+            return Segments(*parts, *numbers, NO_STAMP)
         except OSError as error:
             raise InputError(f"cannot read {self.annotations}: {error.strerror or error}") from error
         except InputError:
@@ -173,16 +228,15 @@ class CocoPanoptic(SegmentationDataset):
         Raises:
             InputError: See ``segments``; or files are missing.
         """
-        found = []
-        for kind, folder in zip((0, 1), self.folders()):
+        found, listed = [], self.segments.files()
+        for names, folder in zip(listed, self.folders()):
             if not folder.is_dir():
                 raise InputError(f"there is no folder {folder}, of the files that {self.annotations} lists: unpack it")
             there = list_files(folder, str)
-            lacking = [names[kind] for names in self.segments[0] if names[kind] not in there]
-            if lacking:
+            if lacking := [name for name in names if name not in there]:
                 raise InputError(f"{self.annotations} lists {some(lacking, 2)}, which {folder} lacks: add the files")
-            found.append([there[names[kind]] for names in self.segments[0]])
-        return [(os.path.splitext(names[0])[0], *paths) for names, *paths in zip(self.segments[0], *found)]
+            found.append([there[name] for name in names])
+        return [(os.path.splitext(name)[0], *paths) for name, *paths in zip(listed[0], *found)]
 
     def read_values(self, path: str) -> torch.Tensor:
         """The class indices of an image's segments, uint8, (H, W).
@@ -190,7 +244,7 @@ class CocoPanoptic(SegmentationDataset):
         Raises:
             InputError: The mask cannot be read, or has a segment that the annotation file does not list.
         """
-        _, first, ids, indices = self.segments
+        first, ids, indices = self.segments.first, self.segments.ids, self.segments.indices
         part = slice(first[self.numbers[path]], first[self.numbers[path] + 1])
         own, values = np.append(ids[part], np.int32(2**30)), np.append(indices[part], np.uint8(IGNORE_INDEX))
         codes = read_codes(path)

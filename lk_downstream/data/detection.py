@@ -42,10 +42,13 @@ class DetectionDataset(Dataset):
     Attributes:
         images: Folder of the images.
         annotations: File or folder of what is known of them.
+        scored: Whether detections are to be scored by it, so that what ``read_index`` parses is kept for ``truth``.
     """
 
     images: Path
     annotations: Path
+    scored = False
+    _parsed: dict[str, Any] | None = None
 
     def __init__(self, split: str, root: str, masks: bool = False):
         self.split, self.root, self.masks = split, Place(root).expanduser(), masks
@@ -113,7 +116,26 @@ class DetectionDataset(Dataset):
         Raises:
             InputError: A file is missing or wrong.
         """
-        return make_index(self.annotations, *self.content())
+        content, notes = self.content()
+        if self.scored:
+            self._parsed = content
+        return make_index(self.annotations, content, notes)
+
+    def truth(self) -> dict[str, Any]:
+        """What the annotations hold, in COCO's form, to score detections by: parsed, unless ``read_index`` just did so.
+
+        Raises:
+            InputError: A file is missing or wrong.
+        """
+        content, self._parsed = self._parsed, None
+        return self.content()[0] if content is None else content
+
+    def forget_truth(self) -> None:
+        """Let go of what was parsed, in a process that scores nothing."""
+        self._parsed = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_parsed": None}  # which no loader process needs
 
     def _present(self, index: CocoIndex) -> Sequence[str]:
         """The images' names below their folder, as they are there.

@@ -169,6 +169,8 @@ class DetectionData(DataModule):
         self.synthetic, self.keep_empty = synthetic, keep_empty
         self.train_data, self.val_data = dataset(train_split), dataset(splits.val_split(val_split, train_split))
         self.train_data.masks = masks
+        self._scored = self.train_data if splits.active else self.val_data
+        self._scored.scored = True
         # For an evaluation alone the annotations of its split are enough.
         known = self.train_data if self.train_data.annotations.exists() else self.val_data
         categories = known.categories
@@ -251,11 +253,12 @@ class DetectionData(DataModule):
 
     def truth(self) -> dict[str, Any]:
         """What detections are scored by, of the validation split, in COCO's form."""
-        return self.val_data.content()[0]
+        return self._scored.truth()
 
     def listing(self) -> dict[str, Any]:
         """The images and classes alone of :meth:`truth`, for processes that score nothing."""
         kinds = [{"id": number, "name": name} for number, name in zip(self.category_ids, self.classes)]
+        self._scored.forget_truth()
         images = [{"id": number} for number in self.val_data.index.image_ids.tolist()]
         return {"images": images, "annotations": [], "categories": kinds}
 

@@ -87,6 +87,13 @@ class SegmentationDataset(Dataset):
         """What decides which images belong to the split: its list of names, or else the folder of its images."""
         return self.list_file or self.folders()[0]
 
+    def prepare(self) -> None:
+        """Find out and keep what takes long, in one of many processes, before all of them need it; here nothing does.
+
+        Raises:
+            InputError: As whatever needs it.
+        """
+
     def write_synthetic(self, options: Synthetic) -> None:
         """Write a small generated data set in this data set's layout to ``root``."""
         raise InputError(f"{type(self).__name__} has no generated data: remove the option synthetic")

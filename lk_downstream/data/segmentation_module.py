@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 
@@ -112,6 +113,11 @@ class SegmentationData(DataModule):
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""
         if self.synthetic is not None and not self.train_data.root.exists():
             self.train_data.write_synthetic(self.synthetic)
+        if self._world_size > 1:
+            needed = {"fit": (self.train_data, self.val_data), "validate": (self.val_data,)}
+            for data in needed.get(self.trainer.state.fn, ()):
+                with contextlib.suppress(InputError):  # which all processes say in setup
+                    data.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         """List the files of the splits that the stage (fit, validate, predict) needs.

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from dataclasses import fields
 from functools import partial
 
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from lk_downstream import trust
-from lk_downstream.data import Coco, DetectionData, coco_kept
+from lk_downstream.data import Coco, CocoPanoptic, DetectionData, coco_kept
 from lk_downstream.data.coco_index import make_index
+from lk_downstream.errors import InputError
 
 OUTLINES = (
     [[5, 5, 15, 5.25, 15, 15, 5, 15], [1, 1, 1, 9, 9, 9], [0, 0]],
@@ -112,6 +114,26 @@ def test_kept_files_that_are_damaged_or_cannot_be_written(root, monkeypatch):
     same(Coco("val", root).read_index(), made)
 
 
+def test_a_file_that_is_scored_by_is_parsed_once(root, monkeypatch):
+    parsed, read = [], trust.read_json
+    monkeypatch.setattr(trust, "read_json", lambda path: parsed.append(path) or read(path))
+    for options in ({}, {"val_fraction": 0.5}):
+        for _ in range(2):  # with nothing in the cache, and with the index in it
+            data = DetectionData(partial(Coco, root=str(root)), train_split="val", workers=0, **options)
+            data.setup("validate")
+            assert len(pickle.dumps(data.val_data)) < 9000
+            assert [row["id"] for row in data.truth()["annotations"]] == list(range(14))
+            assert len(parsed) == 1
+            parsed.clear()
+        assert [row["id"] for row in data.truth()["annotations"]] == list(range(14))  # also when asked again
+        parsed.clear()
+        shutil.rmtree(root / "cache")
+    data = DetectionData(partial(Coco, root=str(root)), train_split="val", workers=0)
+    data.setup("validate")
+    data.listing()
+    assert data.val_data._parsed is None
+
+
 def test_what_processes_that_do_not_score_know(root, monkeypatch):
     data = DetectionData(partial(Coco, root=str(root)), train_split="val", workers=0)
     truth, listing = data.truth(), data.listing()
@@ -121,3 +143,66 @@ def test_what_processes_that_do_not_score_know(root, monkeypatch):
     }
     monkeypatch.setattr(trust, "read_json", lambda path: pytest.fail("it was parsed again"))
     data.listing()
+
+
+def panoptic(root, content):
+    for folder in ("val2017", "annotations/panoptic_val2017"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("ü.png", "b.png"):
+        Image.new("RGB", (8, 6)).save(root / "val2017" / name)
+        pixels = np.zeros((6, 8, 3), np.uint8)
+        pixels[:3, :4, 0], pixels[3:, 4:, 1] = 7, 3
+        Image.fromarray(pixels).save(root / "annotations/panoptic_val2017" / name)
+    (root / "annotations/panoptic_val2017.json").write_text(json.dumps(content), encoding="utf-8")
+    return CocoPanoptic("val", root)
+
+
+def test_segments_that_are_kept_are_those_that_are_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("LK_CACHE", str(tmp_path / "cache"))
+    content = {
+        "images": [{"id": 5, "file_name": "ü.png"}, {"id": 3, "file_name": "b.png"}],
+        "categories": [{"id": 4, "name": "wall"}, {"id": 2, "name": "cat"}],
+        "annotations": [
+            {
+                "image_id": number,
+                "file_name": name,
+                "segments_info": [
+                    {"id": 768, "category_id": 2 + number % 3, "iscrowd": 0},
+                    {"id": 7, "category_id": 2},
+                ],
+            }
+            for number, name in ((3, "b.png"), (5, "ü.png"))
+        ],
+    }
+    made = panoptic(tmp_path, content)
+    assert not isinstance(made.segments.ids, np.memmap)
+    monkeypatch.setattr(coco_kept, "KEEP_FROM", 0)
+    first = CocoPanoptic("val", tmp_path)
+    first.prepare()
+    monkeypatch.setattr(trust, "read_json", lambda path: pytest.fail("it was parsed again"))
+    for dataset in (first, CocoPanoptic("val", tmp_path), pickle.loads(pickle.dumps(first))):
+        assert isinstance(dataset.segments.ids, np.memmap)
+        assert dataset.samples == made.samples
+        assert [name for name, _, _ in dataset.samples] == ["b", "ü"]
+        for one, other in zip(dataset.segments[:-1], made.segments):
+            assert one.dtype == other.dtype
+            assert one.tolist() == other.tolist()
+        for number in range(2):
+            assert dataset[number]["mask"].tolist() == made[number]["mask"].tolist()
+    assert set(np.unique(made[0]["mask"])) == {0, 255}
+    assert set(np.unique(made[1]["mask"])) == {0, 1, 255}
+    monkeypatch.undo()
+    monkeypatch.setenv("LK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(coco_kept, "KEEP_FROM", 0)
+    content["categories"][0]["name"] = "ball"
+    assert panoptic(tmp_path, content).classes == ("cat", "ball")
+    content["annotations"][1]["segments_info"][0]["category_id"] = 2
+    assert set(np.unique(panoptic(tmp_path, content)[1]["mask"])) == {0, 255}
+    panoptic(tmp_path, {**content, "annotations": [{"image_id": 3}]})
+    with pytest.raises(InputError, match=r"is no panoptic annotation file of COCO \(KeyError"):
+        len(CocoPanoptic("val", tmp_path))
+    for name in ("val2017/b.png", "annotations/panoptic_val2017/b.png"):
+        panoptic(tmp_path, content)
+        (tmp_path / name).unlink()
+        with pytest.raises(InputError, match=r"lists b\.png, which .* lacks: add the files"):
+            len(CocoPanoptic("val", tmp_path))
