@@ -11,7 +11,7 @@ import torch
 
 from lk_downstream import trust
 from lk_downstream.errors import InputError
-from lk_downstream.inference.model import BATCH_PIXELS, Network, Predictor, predictor
+from lk_downstream.inference.model import Network, Predictor, predictor
 
 HUB = "hf-hub:"
 EXPORTED = (".onnx", ".pt2")
@@ -29,7 +29,7 @@ def load(
     source: str | os.PathLike,
     device: str | torch.device | None = None,
     trusted: Iterable[str] = (),
-    batch_pixels: int = BATCH_PIXELS,
+    batch_pixels: int | None = None,
 ) -> Predictor:
     """A trained model, ready to predict.
 
@@ -41,7 +41,8 @@ def load(
             folder that ``push`` has written; or ``hf-hub:user/name``.
         device: Where it computes, such as ``cuda:1``; None: the GPU if there is one, else the CPU.
         trusted: Full names of other classes that the recipe may name, such as those of your own heads and losses.
-        batch_pixels: How many pixels of prepared images pass the network at once, which bounds the memory.
+        batch_pixels: How many pixels of prepared images pass the network at once, which bounds the memory; None: what
+            fits most GPUs, and one image on a CPU, see :class:`Predictor`.
 
     Raises:
         InputError: There is no such file or folder, or it holds no model.

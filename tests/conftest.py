@@ -31,16 +31,30 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+@pytest.fixture(scope="session")
+def draw_nothing():
+    """What ``without_plots`` does, with a MonkeyPatch of any scope."""
+
+    def patch(patches: pytest.MonkeyPatch) -> None:
+        image = np.zeros((2, 2, 3), dtype=np.uint8)
+        for name in (
+            *(
+                "reports.curves.draw_curves",
+                "reports.curves.write_image",
+                "callbacks.prediction_grid.segmentation_grid",
+            ),
+            *("callbacks.classification_plots.reliability_diagram", "callbacks.classification_plots.draw_pairs"),
+            *("callbacks.confusion.draw_matrix", "callbacks.plots.write_image", "callbacks.page.write_run_page"),
+        ):
+            patches.setattr(f"lk_downstream.{name}", lambda *args, **options: image)
+
+    return patch
+
+
 @pytest.fixture
-def without_plots(monkeypatch):
+def without_plots(monkeypatch, draw_nothing):
     """Runs draw nothing, which takes longer than a few steps of a tiny network; the metrics have tests of their own."""
-    image = np.zeros((2, 2, 3), dtype=np.uint8)
-    for name in (
-        *("reports.curves.draw_curves", "reports.curves.write_image", "callbacks.prediction_grid.segmentation_grid"),
-        *("callbacks.classification_plots.reliability_diagram", "callbacks.classification_plots.draw_pairs"),
-        *("callbacks.confusion.draw_matrix", "callbacks.plots.write_image", "callbacks.page.write_run_page"),
-    ):
-        monkeypatch.setattr(f"lk_downstream.{name}", lambda *args, **options: image)
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture

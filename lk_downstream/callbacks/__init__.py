@@ -2,11 +2,10 @@
 
 from lk_downstream.callbacks.averaging import AveragedWeights
 from lk_downstream.callbacks.checkpoints import CheckpointFiles, Checkpoints
-from lk_downstream.callbacks.classification_files import ClassificationFiles
 from lk_downstream.callbacks.classification_plots import ClassificationPlots
 from lk_downstream.callbacks.confusion import ConfusionMatrix
 from lk_downstream.callbacks.curves import Curves
-from lk_downstream.callbacks.detection_grid import DetectionFiles, DetectionGrid
+from lk_downstream.callbacks.detection_grid import DetectionGrid
 from lk_downstream.callbacks.freezing import FreezeBackbone
 from lk_downstream.callbacks.learning_rate import FindLearningRate
 from lk_downstream.callbacks.page import RunPage
@@ -16,7 +15,7 @@ from lk_downstream.callbacks.per_image import (
     MultiLabelPerImage,
     SegmentationPerImage,
 )
-from lk_downstream.callbacks.prediction import SegmentationFiles
+from lk_downstream.callbacks.prediction import ClassificationFiles, DetectionFiles, SegmentationFiles
 from lk_downstream.callbacks.prediction_grid import SegmentationGrid
 from lk_downstream.callbacks.progress import RunProgress
 from lk_downstream.callbacks.report import RunReport

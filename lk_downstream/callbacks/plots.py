@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import lightning as L
 import numpy as np
 
 from lk_downstream.reports.files import write_image
+from lk_downstream.reports.plotting import spared
 
 
 class Plots(L.Callback):
@@ -36,16 +36,6 @@ class Plots(L.Callback):
 def draw_last(trainer: L.Trainer) -> None:
     """Let plots be drawn after the checkpoints are written, which Lightning puts last."""
     trainer.callbacks.sort(key=lambda callback: isinstance(callback, Plots))
-
-
-@contextmanager
-def spared(what: str) -> Iterator[None]:
-    """A context in which an error ends no run, but is said in one line."""
-    try:
-        yield
-    except Exception as error:  # whatever names, sizes, fonts and loggers do
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"{what}: not drawn ({text[:300]})".encode("ascii", "backslashreplace").decode(), flush=True)
 
 
 def publish(trainer: L.Trainer, folder: str | Path | None, name: str, plot: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -118,6 +119,10 @@ class ClassificationData(DataModule):
             )
         self.train_transform = TrainingImage(size, tuple(scale), tuple(ratio), flip, auto_augment, color_jitter)
         self.val_transform = EvaluationImage(val_size or size, crop)
+
+    def preparation(self) -> dict[str, Any]:
+        """See :meth:`DataModule.preparation`."""
+        return {**super().preparation(), "size": self.val_transform.size, "crop": self.val_transform.crop}
 
     def prepare_data(self) -> None:
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""

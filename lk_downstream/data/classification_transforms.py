@@ -117,6 +117,7 @@ class EvaluationImage:
         crop = (0.875 if size < 384 else 1.0) if crop is None else crop
         if not 0 < crop <= 1:
             raise InputError(f"data.crop is {crop}: it is a share, above 0 and at most 1")
+        self.size, self.crop = size, crop
         resized = [size, size] if crop == 1 else math.floor(size / crop)
         self.steps = v2.Compose([v2.Resize(resized, InterpolationMode.BICUBIC), v2.CenterCrop(size)])
 

@@ -182,6 +182,11 @@ class DetectionData(DataModule):
         self.transform = training_transform(augmentation, flip)
         self.resize = ResizeToFit(tuple(scale))
 
+    def preparation(self) -> dict[str, Any]:
+        """See :meth:`DataModule.preparation`."""
+        own = {"scale": list(self.resize.scale), "category_ids": [int(number) for number in self.category_ids]}
+        return {**super().preparation(), **own}
+
     def use_channels(self, number: int) -> None:
         """See :meth:`DataModule.use_channels`.
 
@@ -264,7 +269,7 @@ class DetectionData(DataModule):
 
     def predict_data(self) -> Dataset:
         """The images of ``predict``, resized to the evaluation's scale."""
-        return Transformed(_WithIds(super().predict_data(), self.val_data), _WithTarget(self.resize))
+        return Transformed(_WithIds(super().predict_data(), self.val_data), WithTarget(self.resize))
 
     def _compare(self, categories: dict[int, str]) -> None:
         """Refuse an annotation file whose classes are not those of the task."""
@@ -301,13 +306,14 @@ class _WithIds(Dataset):
         return {**self.folder[index], "image_id": self.ids[index], "file_name": self.names[index]}
 
 
-class _WithTarget:
+class WithTarget:
     """Resizes an image without annotations and notes its original size."""
 
     def __init__(self, resize: ResizeToFit):
         self.resize = resize
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """An item of an :class:`ImageFolder` with ``image_id`` and ``file_name`` -> a sample for a batch."""
         target = {key: sample.pop(key) for key in ("image_id", "file_name")}
         target["original_size"] = torch.tensor(sample["image"].shape[-2:])
         return {**self.resize(sample), "target": target}

@@ -274,6 +274,14 @@ class DataModule(L.LightningDataModule):
         self.unreadable = readable.unreadable
         return self._evaluation_loader(readable, ReadableLoader, OfReadable(self.collate_val))
 
+    def preparation(self) -> dict[str, Any]:
+        """What a model that is used elsewhere has to know of these data, as plain data: checkpoints keep it.
+
+        Of all tasks ``palette``; of segmentation ``label_values``, of detection ``scale`` and ``category_ids``, of
+        classification ``size`` and ``crop``.
+        """
+        return {"palette": [[int(value) for value in colour] for colour in self.palette]}
+
     def predict_data(self) -> Dataset:
         """The images of ``predict``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from torch.utils.data import Subset
 
@@ -108,6 +109,10 @@ class SegmentationData(DataModule):
         self.transform = training_transform(
             self.crop_size, tuple(scale), tuple(ratio_range), cat_max_ratio, flip, distortion
         )
+
+    def preparation(self) -> dict[str, Any]:
+        """See :meth:`DataModule.preparation`."""
+        return {**super().preparation(), "label_values": self.label_values.tolist()}
 
     def prepare_data(self) -> None:
         """Write the generated data set if one is wanted and the root does not exist (Lightning: in one process)."""

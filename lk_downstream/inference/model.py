@@ -43,6 +43,7 @@ class Predictor:
         preparation: What is done before and after it.
         device: Where it computes.
         batch_pixels: How many pixels of prepared images pass the network at once; an image with more passes alone.
+            None: on a CPU each image alone, which gives the same bits whatever it comes with; else ``BATCH_PIXELS``.
 
     Attributes:
         task: ``segmentation``, ``detection``, ``classification`` or ``multilabel``.
@@ -51,8 +52,10 @@ class Predictor:
     """
 
     def __init__(
-        self, network: Network, preparation: Preparation, device: torch.device, batch_pixels: int = BATCH_PIXELS
+        self, network: Network, preparation: Preparation, device: torch.device, batch_pixels: int | None = None
     ):
+        if batch_pixels is None:
+            batch_pixels = 1 if device.type == "cpu" else BATCH_PIXELS
         if batch_pixels < 1:
             raise InputError(f"batch_pixels is {batch_pixels}: it must be at least 1")
         self.network, self.preparation, self.device, self.batch_pixels = network, preparation, device, batch_pixels
@@ -132,7 +135,7 @@ class Predictor:
 
 
 def predictor(
-    network: Network, settings: dict[str, Any], device: torch.device, batch_pixels: int = BATCH_PIXELS
+    network: Network, settings: dict[str, Any], device: torch.device, batch_pixels: int | None = None
 ) -> Predictor:
     """The predictor of a network; ``settings`` as :class:`Preparation` takes them."""
     preparation = PREPARATIONS[network.kind](network.classes, settings)

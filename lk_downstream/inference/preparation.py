@@ -14,7 +14,7 @@ from torch import Tensor
 from lk_downstream.data.batches import collate_evaluation
 from lk_downstream.data.classes import Palette, bright_palette, default_palette
 from lk_downstream.data.classification_transforms import EvaluationImage, collate_images
-from lk_downstream.data.detection_module import _WithTarget, collate_detection
+from lk_downstream.data.detection_module import WithTarget, collate_detection
 from lk_downstream.data.detection_transforms import ResizeToFit
 from lk_downstream.errors import InputError
 from lk_downstream.inference.arrays import array
@@ -150,7 +150,7 @@ class DetectionPreparation(Preparation):
         if not _are_numbers(scale, 2, LARGEST) or min(scale) < 1:
             raise InputError("has a scale that is not two sides in pixels")
         self.scale = tuple(scale)
-        self.resize = _WithTarget(ResizeToFit(self.scale))
+        self.resize = WithTarget(ResizeToFit(self.scale))
 
     def sample(self, given: Given) -> dict[str, Any]:
         """See :meth:`Preparation.sample`."""

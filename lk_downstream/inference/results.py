@@ -174,6 +174,14 @@ class Detections(Result):
         """The class of each object."""
         return [self.classes[label] for label in self.labels.tolist()]
 
+    def save(self, path: str | Path, score: float = 0.3, most: int = 100) -> Path:
+        """See :meth:`Result.save`; drawn are at most so many objects with at least this score."""
+        path = self._checked(path)
+        if path.suffix.lower() == ".json":
+            return super().save(path)
+        write_image(path, self.draw(score, most))
+        return path
+
     def above(self, score: float, most: int | None = None) -> Detections:
         """Those with at least this score, and of them at most so many."""
         chosen = np.flatnonzero(self.scores >= score)[:most]

@@ -80,3 +80,13 @@ def _letters() -> frozenset[int]:
 
     paths = [font_manager.findfont(name) for name in _fonts()]
     return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())
+
+
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """A context in which an error ends no run, but is said in one line."""
+    try:
+        yield
+    except Exception as error:  # whatever names, sizes, fonts and loggers do
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"{what}: not drawn ({text[:300]})".encode("ascii", "backslashreplace").decode(), flush=True)

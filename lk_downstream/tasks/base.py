@@ -20,7 +20,7 @@ from lk_downstream.backbones import Backbone
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.callbacks.averaging import keep_average, resume_plain
 from lk_downstream.callbacks.plots import draw_last
-from lk_downstream.data.module import run_steps
+from lk_downstream.data.module import DataModule, run_steps
 from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.optim.half import EPS_FLOAT16, raise_eps
@@ -220,6 +220,8 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe, without the files that the run started from: a checkpoint is complete."""
         keep_average(self.trainer, self, checkpoint)
+        if isinstance(data := self.trainer.datamodule, DataModule):
+            checkpoint["preparation"] = data.preparation()
         if self.recipe:
             recipe = copy.deepcopy(self.recipe)
             recipe["init_args"]["weights"] = None

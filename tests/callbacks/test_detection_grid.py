@@ -45,7 +45,8 @@ def test_what_is_kept_lies_in_pixels_of_the_original():
 def test_files_of_predictions(tmp_path):
     callback = DetectionFiles()
     trainer = type("Trainer", (), {"log_dir": str(tmp_path), "is_global_zero": True, "world_size": 1})()
-    trainer.datamodule = type("Data", (), {"palette": PALETTE, "category_ids": [3, 7]})()
+    known = {"palette": PALETTE, "category_ids": [3, 7]}
+    trainer.datamodule = type("Data", (), {"classes": CLASSES, "preparation": lambda self: known})()
     task = type("Task", (), {"classes": CLASSES, "kinds": ("bbox", "segm")})()
     callback.on_predict_start(trainer, task)
     boxes, scores = torch.tensor([[10.0, 10, 40, 30], [60, 20, 90, 50]]), torch.tensor([0.9, 0.5])
