@@ -105,9 +105,14 @@ class ClassMaps:
         return total.div_(count)
 
     def _resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        if maps.shape[-2:] == size:
-            return maps
-        return F.interpolate(maps, size, mode="bilinear", align_corners=self.align_corners)
+        return resize_logits(maps, size, self.align_corners)
+
+
+def resize_logits(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Logits (N, classes, h, w) at another height and width."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
 
 
 def add_softmax(total: Tensor, logits: Tensor) -> None:

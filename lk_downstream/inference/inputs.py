@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from lk_downstream.archives import Place
 from lk_downstream.data.image_folder import ImageFolder
 from lk_downstream.data.reading import load_image
+from lk_downstream.data.rows import Rows, open_rows
 from lk_downstream.errors import InputError
 from lk_downstream.inference.arrays import shown
 
@@ -96,6 +97,42 @@ def _images(x: Any, channels: int, layout: Layout | None, name: str | None) -> I
             yield from _images(item, channels, layout, f"{number:06}")
     else:
         raise InputError(f"{type(x).__name__} is nothing to predict on: give {KINDS}")
+
+
+class Opened(NamedTuple):
+    """An image whose rows are read from the top to the bottom.
+
+    Attributes:
+        name: See :class:`Given`.
+        rows: The image.
+        path: Of its file, if it has one.
+        source: See :class:`Given`.
+    """
+
+    name: str
+    rows: Rows
+    path: Path | None
+    source: np.ndarray | Callable[[], np.ndarray]
+
+
+def read_rows(x: Any, channels: int = 3, layout: Layout | None = None) -> tuple[Iterator[Opened], bool]:
+    """As :func:`read_images`, with images that are not decoded whole where that can be avoided."""
+    single = _is_single(x)
+    return _rows(x, channels, layout, "" if single else None), single
+
+
+def _rows(x: Any, channels: int, layout: Layout | None, name: str | None) -> Iterator[Opened]:
+    if isinstance(x, (str, os.PathLike)):
+        folder = ImageFolder(_path(x), channels)
+        for number, path in enumerate(folder.files):
+            reread = lambda n=number: shown(folder[n]["image"])  # noqa: E731
+            yield Opened(folder.names[number], open_rows(path, channels), path, reread)
+    elif isinstance(x, (list, tuple)):
+        for number, item in enumerate(x):
+            yield from _rows(item, channels, layout, f"{number:06}")
+    else:
+        for given in _images(x, channels, layout, name):
+            yield Opened(given.name, Rows(given.image), None, given.source)
 
 
 def _path(x: str | os.PathLike) -> Path:
