@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from lk_downstream.data.listing import Paths
 from lk_downstream.data.mask_files import read_mask
 from lk_downstream.data.reading import load_image
 from lk_downstream.data.segmentation_folder import SegmentationFolder
-from lk_downstream.data.shards import PATTERNS, Shards, find_shards
-from lk_downstream.errors import InputError, near_names, some
+from lk_downstream.data.shards import PATTERNS, Shards, column, find_shards, image_column, kind_of, noted_images
+from lk_downstream.errors import InputError, some
 
-IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 MASK_COLUMNS = ("annotation", "mask", "label", "segmentation", "annotations", "segmentation_mask", "labels")
 
 
@@ -81,7 +80,7 @@ class ClassParquet(ClassFolder):
             InputError: There is none.
         """
         noted = [name for name, feature in self.shards.features.items() if _names(feature)]
-        image = column(self.shards, self.image, [*_images(self.shards), *IMAGE_COLUMNS], "image")
+        image = image_column(self.shards, self.image)
         return image, column(self.shards, self.label, [*noted, *LABEL_COLUMNS], "label")
 
     @cached_property
@@ -221,8 +220,7 @@ class SegmentationParquet(SegmentationFolder):
         Raises:
             InputError: There is none.
         """
-        noted = _images(self.shards)
-        image = column(self.shards, self.image, [*noted, *IMAGE_COLUMNS], "image")
+        noted, image = noted_images(self.shards), image_column(self.shards, self.image)
         others = [name for name in (*noted, *MASK_COLUMNS) if name != image]
         return image, column(self.shards, self.annotation, others, "annotation")
 
@@ -251,34 +249,11 @@ class SegmentationParquet(SegmentationFolder):
         return read_mask(path, self.colours, self.shards.image(self.rows[path], self.columns[1]))
 
 
-def column(shards: Shards, wanted: str | None, usual: Iterable[str], option: str) -> str:
-    """The name of a column: the one wanted, or the first of the usual ones that there is.
-
-    Raises:
-        InputError: There is none.
-    """
-    there = shards.schema.names
-    for name in [wanted] if wanted else usual:
-        if name in there:
-            return name
-    hint = near_names(wanted or option, there) or f"; it has {some(there)}"
-    raise InputError(f"{shards.paths[0]} has no column {wanted or option}{hint}: set {option} to one of its columns")
-
-
-def _images(shards: Shards) -> list[str]:
-    """The columns that are noted as images."""
-    return [name for name, feature in shards.features.items() if _kind(feature) == "Image"]
-
-
-def _kind(feature: Any) -> Any:
-    return feature.get("_type") if isinstance(feature, dict) else None
-
-
 def _names(feature: Any) -> list[str]:
     """The names that a feature's numbers stand for, also within a list."""
     if isinstance(feature, list) and feature:
         return _names(feature[0])
-    if _kind(feature) in ("Sequence", "List", "LargeList"):
+    if kind_of(feature) in ("Sequence", "List", "LargeList"):
         return _names(feature.get("feature"))
-    names = feature.get("names") if _kind(feature) == "ClassLabel" else None
+    names = feature.get("names") if kind_of(feature) == "ClassLabel" else None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []

@@ -8,7 +8,7 @@ import re
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Where the files of a split lie; {split} is any of its names.
 PATTERNS = ("data/{split}-*.parquet", "{split}-*.parquet", "{split}.parquet", "{split}/*.parquet")
 OTHER_NAMES = {"val": ("val", "validation", "valid"), "train": ("train", "training")}
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 MOST_KEPT = 4  # columns of a row group in a process
 MOST_BYTES = 2**26  # of them together, but for the last
 
@@ -241,3 +242,36 @@ class Shards:
 def _bytes(cell: Any) -> Any:
     """What an image's cell holds of it."""
     return cell.get("bytes") if isinstance(cell, dict) else cell
+
+
+def column(shards: Shards, wanted: str | None, usual: Iterable[str], option: str) -> str:
+    """The name of a column: the one wanted, or the first of the usual ones that there is.
+
+    Raises:
+        InputError: There is none.
+    """
+    there = shards.schema.names
+    for name in [wanted] if wanted else usual:
+        if name in there:
+            return name
+    hint = near_names(wanted or option, there) or f"; it has {some(there)}"
+    raise InputError(f"{shards.paths[0]} has no column {wanted or option}{hint}: set {option} to one of its columns")
+
+
+def image_column(shards: Shards, wanted: str | None = None) -> str:
+    """The name of the column of images.
+
+    Raises:
+        InputError: There is none.
+    """
+    return column(shards, wanted, [*noted_images(shards), *IMAGE_COLUMNS], "image")
+
+
+def noted_images(shards: Shards) -> list[str]:
+    """The columns that are noted as images."""
+    return [name for name, feature in shards.features.items() if kind_of(feature) == "Image"]
+
+
+def kind_of(feature: Any) -> Any:
+    """What kind of column is noted, such as ``Image``."""
+    return feature.get("_type") if isinstance(feature, dict) else None

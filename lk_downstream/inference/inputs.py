@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from lk_downstream.archives import Place
-from lk_downstream.data.image_folder import ImageFolder
+from lk_downstream.data.image_folder import PARQUET, ImageFolder
 from lk_downstream.data.reading import load_image
 from lk_downstream.data.rows import Rows, open_rows
 from lk_downstream.errors import InputError
@@ -51,7 +51,7 @@ class Images(NamedTuple):
 def read_images(x: Any, channels: int = 3, layout: Layout | None = None) -> Images:
     """The images of ``x``, as uint8.
 
-    * A path or a ``file://`` address: of an image file, or of a folder or archive of them.
+    * A path or a ``file://`` address: of an image file, or of a folder, archive or Parquet file of them.
     * ``bytes``: the content of an image file.
     * An image of Pillow's, of any mode with 8 bits; turned as its EXIF data say, as those of files are.
     * An array or tensor of uint8, or of floating point numbers from 0 to 1: (H, W), (H, W, C) or (C, H, W), which the
@@ -74,7 +74,7 @@ def read_images(x: Any, channels: int = 3, layout: Layout | None = None) -> Imag
 
 def _is_single(x: Any) -> bool:
     if isinstance(x, (str, os.PathLike)):
-        return _path(x).is_file()
+        return _path(x).is_file() and _path(x).suffix.lower() != PARQUET
     if isinstance(x, (np.ndarray, Tensor)):
         return x.ndim < 4
     return isinstance(x, (bytes, bytearray, memoryview, Image.Image))

@@ -19,12 +19,14 @@ from lk_downstream.data import (
     ClassBalanced,
     ClassificationData,
     ClassParquet,
+    ImageFolder,
     SegmentationData,
     SegmentationParquet,
     parquet,
 )
 from lk_downstream.data.check import check_dataset
 from lk_downstream.errors import DamagedFile, InputError
+from lk_downstream.inference.inputs import read_images
 
 arrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -159,6 +161,33 @@ def test_images_and_masks(tmp_path):
     assert next(iter(data.train_dataloader()))["mask"].shape == (2, 8, 8)
     with pytest.raises(InputError, match=r"train\.parquet/0 has the label values 2 outside the 2 classes"):
         SegmentationParquet("train", str(tmp_path), classes=["a", "b"])[0]
+
+
+def test_images_to_predict_on(tmp_path):
+    as_published(tmp_path / "set", "test")
+    one = next((tmp_path / "set/data").glob("*00000-of*"))
+    for path, count in ((tmp_path / "set", 10), (tmp_path / "set/data", 10), (one, 7)):
+        folder = ImageFolder(path)
+        assert len(folder) == count
+        for number in range(count):
+            assert folder[number]["name"] == f"n{number % 3}_{number}"
+            assert (folder[number]["image"].permute(1, 2, 0).numpy() == pixels(number)).all()
+            assert folder.files[number].relative_to(folder.root).as_posix() == f"n{number % 3}_{number}.png"
+    given = read_images(one)
+    assert (given.single, [image.name for image in given.images][:2]) == (False, ["n0_0", "n1_1"])
+    data = ClassificationData(partial(ClassParquet, root=str(as_published(tmp_path))), 2, size=8, workers=0)
+    data.predict = str(tmp_path / "set")
+    assert sum(len(batch["name"]) for batch in data.predict_dataloader()) == 10
+    for name in ("../../a.png", "/a.png", "a/../../b.png", r"..\a.png", "C:a.png", ""):  # no place for results
+        columns = {"image": [{"bytes": png(pixels(n)), "path": name if n else "x.png"} for n in range(2)]}
+        write(tmp_path / "odd/a.parquet", columns)
+        assert ImageFolder(tmp_path / "odd").names == ["a/0", "a/1"]
+    write(tmp_path / "odd/a.parquet", {"image": [b"no image", png(pixels(0))]})
+    with pytest.raises(InputError, match=r"a\.parquet/0 is not an image"):
+        ImageFolder(tmp_path / "odd/a.parquet")[0]
+    write(tmp_path / "odd/a.parquet", {"text": ["a"]})
+    with pytest.raises(InputError, match=r"a\.parquet has no column image"):
+        ImageFolder(tmp_path / "odd")
 
 
 def test_files_that_are_not_there(tmp_path):
