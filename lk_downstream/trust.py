@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -393,6 +394,43 @@ def open_image(path: str | os.PathLike, data: bytes) -> Iterator[Image]:
         raise InputError(f"{path} is too large ({error}): cut it into tiles, or raise {MAX_PIXELS[0]}") from error
     except Exception as error:  # whatever a damaged file makes Pillow raise
         what = str(error) or type(error).__name__
+        raise DamagedFile(
+            f"{path} is truncated or damaged ({what}): download or copy it again, or remove it"
+        ) from error
+
+
+def read_tiff(path: str | os.PathLike, data: bytes) -> list[tuple[np.ndarray, str]]:
+    """The pages of a TIFF file of any number of bands and bits, and the axes of each, such as ``YXS``.
+
+    Pages after the first count if they are as large as it, as bands are, and small copies of an image are not.
+
+    Raises:
+        DamagedFile: It is none, or is damaged.
+        InputError: It has more pixels than the limit, is packed in a way that takes another library, or tifffile is not
+            installed.
+    """
+    try:
+        from tifffile import TiffFile
+    except ImportError as error:
+        raise InputError(
+            f"{path} has more bands or bits than Pillow reads; tifffile, which is not installed, reads it: "
+            "pip install 'lk_downstream[tiff]', or pip install tifffile"
+        ) from error
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of damaged files is said below
+    try:
+        with TiffFile(io.BytesIO(data)) as file:
+            pages = [page for page in file.pages if page.shape == file.pages[0].shape]
+            pixels = sum(page.size for page in pages)
+            check_pixels(path, pixels // max(1, pages[0].imagelength), pages[0].imagelength)
+            return [(page.asarray(), page.axes) for page in pages]
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        what = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if "imagecodecs" in what:
+            raise InputError(
+                f"{path} is packed in a way that tifffile reads by imagecodecs: pip install imagecodecs"
+            ) from error
         raise DamagedFile(
             f"{path} is truncated or damaged ({what}): download or copy it again, or remove it"
         ) from error

@@ -42,6 +42,7 @@ class ClassFolder(Dataset):
 
     orientation = True  # whether images are turned as their EXIF data say
     channels = 3  # of the images
+    value_range: tuple[float, float] | None = None  # of those with more than 8 bits
     multilabel = False  # whether items have ``labels``, a vector of 0 and 1
     flat_hint = ", or give their labels in a table (ClassTable)"
     known: tuple[str, ...] | None = None  # classes that are given, in the order of their labels
@@ -122,7 +123,7 @@ class ClassFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         name, label = os.fsdecode(self.samples[0][index]), self.samples[1][index]
-        image = load_image(self.image_path(index), self.orientation, channels=self.channels)
+        image = load_image(self.image_path(index), self.orientation, None, self.channels, self.value_range)
         return {"image": image, "label": label if self.multilabel else int(label), "name": name}
 
 

@@ -62,6 +62,7 @@ class ClassificationData(DataModule):
         split_seed: Of that division.
         sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
         mix: Further data sets to train on, of the same classes.
+        value_range: Values of images with more than 8 bits per channel that become 0 and 255, such as ``[0, 10000]``.
 
     Attributes:
         multilabel: Whether an image may have several labels.
@@ -97,6 +98,7 @@ class ClassificationData(DataModule):
         split_seed: int = 0,
         sampling: Sampling | None = None,
         mix: Mix | None = None,
+        value_range: tuple[float, float] | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
         own = (batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling, mix)
@@ -112,6 +114,7 @@ class ClassificationData(DataModule):
         known = self.train_data if self.val_data is None or self.train_data.source.exists() else self.val_data
         self.classes, self.palette = known.classes, default_palette(len(known.classes))
         self.multilabel = known.multilabel
+        self.use_range(value_range)
         if len(self.classes) == 1 and not self.multilabel:
             raise InputError(
                 f"{known.source} holds a single class folder, {self.classes[0]}, so that there is nothing to tell "

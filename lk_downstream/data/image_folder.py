@@ -25,13 +25,14 @@ class ImageFolder(Dataset):
     Args:
         path: A file, a folder or an archive; a Parquet file with a column of images, or a folder of some and no image.
         channels: Of the images, see :func:`load_image`.
+        value_range: Likewise.
 
     Raises:
         InputError: There is nothing at ``path``, or no image below it.
     """
 
-    def __init__(self, path: str | os.PathLike, channels: int = 3):
-        self.channels, self.shards, self.column = channels, None, ""
+    def __init__(self, path: str | os.PathLike, channels: int = 3, value_range: tuple[float, float] | None = None):
+        self.channels, self.value_range, self.shards, self.column = channels, value_range, None, ""
         path = Place(path)
         if path.is_file():
             self.root, self.files = path.parent, [path]
@@ -59,7 +60,10 @@ class ImageFolder(Dataset):
         path, data = self.files[index], None
         if self.shards is not None:
             path, data = self.shards.path(index), self.shards.image(index, self.column)
-        return {"image": load_image(path, data=data, channels=self.channels), "name": self.names[index]}
+        return {
+            "image": load_image(path, data=data, channels=self.channels, value_range=self.value_range),
+            "name": self.names[index],
+        }
 
     def _row_names(self) -> list[str]:
         """Names of the rows: those of their images, if results can be named so."""

@@ -56,6 +56,7 @@ class DataModule(L.LightningDataModule):
         classes: Names of the classes.
         palette: A colour (red, green, blue) for each class.
         ignore_index: Value of the masks where nothing is labelled, 255.
+        value_range: See :func:`lk_downstream.data.bands.read_bands`.
         train_set: Training data, from ``setup`` on.
         train_groups: For each training sample the number of its group, where a batch is to be of one; None: all are.
         val_set: Validation data, from ``setup`` on.
@@ -67,6 +68,7 @@ class DataModule(L.LightningDataModule):
     palette: Palette
     ignore_index = 255
     channels = 3  # of the images, see use_channels
+    value_range: tuple[float, float] | None = None
     train_groups: Sequence[int] | None = None
     # Functions rather than methods: a loader process that is spawned gets them without the module and its Trainer.
     collate_train: Collate = staticmethod(collate)
@@ -122,7 +124,7 @@ class DataModule(L.LightningDataModule):
     def mixed(self, dataset: Dataset, others: Sequence[Dataset], transform: Callable) -> Dataset:
         """The items of ``dataset``, and of the ``others`` of ``mix``, changed by a transform."""
         for other in others:
-            other.channels = self.channels
+            other.channels, other.value_range = self.channels, self.value_range
         parts = [Transformed(part, transform) for part in (dataset, *others)]
         return ConcatDataset(parts) if others else parts[0]
 
@@ -133,9 +135,24 @@ class DataModule(L.LightningDataModule):
         what changes colours is left out, since it is made for RGB.
         """
         self.channels = 3 if number == 1 else number
+        self._tell_datasets()
+
+    def use_range(self, value_range: tuple[float, float] | None) -> None:
+        """Read images of more than 8 bits per channel, of which these values become 0 and 255.
+
+        Raises:
+            InputError: They are none, or in the wrong order.
+        """
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise InputError(f"data.value_range is {list(value_range)}: give two numbers, the smaller first")
+        self.value_range = tuple(value_range) if value_range else None
+        self._tell_datasets()
+
+    def _tell_datasets(self) -> None:
+        """Let the data sets read images as this module is to."""
         for data in (getattr(self, "train_data", None), getattr(self, "val_data", None)):
             if data is not None:
-                data.channels = self.channels
+                data.channels, data.value_range = self.channels, self.value_range
 
     @property
     def train_draws(self) -> np.ndarray | None:
@@ -290,7 +307,7 @@ class DataModule(L.LightningDataModule):
         """
         if self.predict is None:
             raise InputError("prediction needs images: set data.predict to an image or a folder")
-        return ImageFolder(self.predict, self.channels)
+        return ImageFolder(self.predict, self.channels, self.value_range)
 
     def _evaluation_loader(
         self, dataset: Dataset, kind: type[DataLoader] = DataLoader, collate_fn: Collate | None = None

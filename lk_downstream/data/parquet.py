@@ -154,7 +154,7 @@ class ClassParquet(ClassFolder):
     def __getitem__(self, index: int) -> dict:
         names, labels = self.samples
         data = self.shards.image(index, self.columns[0])
-        image = load_image(self.image_path(index), self.orientation, data, self.channels)
+        image = load_image(self.image_path(index), self.orientation, data, self.channels, self.value_range)
         name = names[index].decode("utf-8", "surrogateescape")
         if self.multilabel:
             return {"image": image, "labels": torch.from_numpy(labels[index]).float(), "name": name}
@@ -242,7 +242,7 @@ class SegmentationParquet(SegmentationFolder):
     def load_image(self, path: str) -> torch.Tensor:
         """The image of a row, uint8 (3, H, W)."""
         data = self.shards.image(self.rows[path], self.columns[0])
-        return load_image(path, data=data, channels=self.channels)
+        return load_image(path, data=data, channels=self.channels, value_range=self.value_range)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The values of the mask of a row, uint8 (H, W)."""

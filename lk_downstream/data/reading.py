@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from PIL import ImageOps
 from torchvision import tv_tensors
 
 from lk_downstream import archives, trust
-from lk_downstream.data.bands import read_bands
-from lk_downstream.errors import InputError
+from lk_downstream.data.bands import TIFF, is_deep, read_bands
+from lk_downstream.errors import DamagedFile, InputError
 
 try:  # Faster than Pillow, same pixels. Deprecated since torchvision 0.29: when it is gone, Pillow reads everything.
     from torchvision.io import ImageReadMode, decode_jpeg  # and no decode_png: damaged data end the process there
@@ -92,12 +93,16 @@ def walk(root: Path, folder: str = ".", visited: list[str] | None = None) -> Ite
 
 
 def load_image(
-    path: str | Path, orientation: bool = True, data: bytes | None = None, channels: int = 3
+    path: str | Path,
+    orientation: bool = True,
+    data: bytes | None = None,
+    channels: int = 3,
+    value_range: tuple[float, float] | None = None,
 ) -> tv_tensors.Image:
     """An image as uint8 RGB, (3, H, W), turned as its EXIF ``orientation`` says (as OpenCV and mmcv do).
 
     ``data`` is what the file holds, where it is no file of its own. Of other than 3 ``channels``, (C, H, W), it has
-    those of the file, see :func:`read_bands`.
+    those of the file, see :func:`read_bands`, also for the ``value_range`` of images of more than 8 bits.
 
     The memory is laid out as pixels of three bytes (channels last), which is what the decoder gives and what the
     resize of ``transforms`` is fastest with.
@@ -108,17 +113,22 @@ def load_image(
     """
     data = file_bytes(path) if data is None else data
     if channels != 3:
-        return tv_tensors.Image(torch.from_numpy(read_bands(path, data, channels, orientation)).permute(2, 0, 1))
+        return _of_bands(path, data, channels, orientation, value_range)
     if image := _fast_jpeg(path, data, orientation):
         return tv_tensors.Image(image[0])
-    with trust.open_image(path, data) as file:
-        if file.mode.startswith(("I", "F")):
-            raise InputError(
-                f"{path} has more than 8 bits per channel (mode {file.mode}): convert it to an 8-bit image"
-            )
-        turned = ImageOps.exif_transpose(file) if orientation else file
-        pixels = np.array(turned.convert("RGB"))
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+    try:
+        with trust.open_image(path, data) as file:
+            if not (is_deep(file) if value_range else file.mode.startswith(("I", "F"))):
+                turned = ImageOps.exif_transpose(file) if orientation else file
+                return tv_tensors.Image(torch.from_numpy(np.array(turned.convert("RGB"))).permute(2, 0, 1))
+    except DamagedFile:
+        if not (value_range and data.startswith(TIFF)):
+            raise
+    return _of_bands(path, data, channels, orientation, value_range)
+
+
+def _of_bands(path: str | Path, data: bytes, *options: Any) -> tv_tensors.Image:
+    return tv_tensors.Image(torch.from_numpy(read_bands(path, data, *options)).permute(2, 0, 1))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -55,6 +55,7 @@ class SegmentationDataset(Dataset):
     label_table: np.ndarray
     ignore_index = IGNORE_INDEX
     channels = 3  # of the images
+    value_range: tuple[float, float] | None = None  # of those with more than 8 bits
     splits: Mapping[str, str] = {"train": "train", "val": "val"}  # the usual name -> the data set's own
     tree: str  # the expected files, shown when they are not there
     list_file: Path | None = None  # with the names of the split's images; None: all of its folder
@@ -147,7 +148,7 @@ class SegmentationDataset(Dataset):
 
     def load_image(self, path: str) -> torch.Tensor:
         """An image of ``samples``, uint8 (3, H, W)."""
-        return load_image(path, channels=self.channels)
+        return load_image(path, channels=self.channels, value_range=self.value_range)
 
     def read_values(self, path: str) -> torch.Tensor:
         """The mask file's values, which ``label_table`` makes class indices of, uint8, (H, W)."""

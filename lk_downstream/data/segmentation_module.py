@@ -54,6 +54,7 @@ class SegmentationData(DataModule):
         split_seed: Of that division.
         sampling: Which training samples are drawn more often: ``ClassBalanced``, ``RepeatFactor`` or ``WeightColumn``.
         mix: Further data sets to train on, of the same classes.
+        value_range: Values of images with more than 8 bits per channel that become 0 and 255, such as ``[0, 10000]``.
 
     Attributes:
         label_values: uint8, (256,): the value that stands for each class index in the data set's mask files.
@@ -85,6 +86,7 @@ class SegmentationData(DataModule):
         split_seed: int = 0,
         sampling: Sampling | None = None,
         mix: Mix | None = None,
+        value_range: tuple[float, float] | None = None,
     ):
         splits = Splits(val_fraction, fold, folds, group_by, split_seed)
         own = (batch_size, val_batch_size, workers, repeat, predict, seed, skip_damaged, splits, sampling, mix)
@@ -105,6 +107,7 @@ class SegmentationData(DataModule):
         self.train_data, self.val_data = dataset(train_split), dataset(splits.val_split(val_split, train_split))
         self.classes, self.palette = self.train_data.classes, self.train_data.palette
         self.ignore_index = self.train_data.ignore_index
+        self.use_range(value_range)
         self.label_values = self.train_data.label_values
         self.transform = training_transform(
             self.crop_size, tuple(scale), tuple(ratio_range), cat_max_ratio, flip, distortion
