@@ -16,6 +16,7 @@ from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import default_palette
 from lk_downstream.data.classification import ClassFolder
 from lk_downstream.data.classification_transforms import EvaluationImage, TrainingImage, collate_images
+from lk_downstream.data.duplicates import warn_of_same, warn_of_shared
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.pairing import same_letters
@@ -152,7 +153,7 @@ class ClassificationData(DataModule):
             self._warn_of_absent(f"the validation part of {self.train_data.source}", labels[parts[1]])
         elif val is not None:
             if fit:
-                same = self._warn_of_same(train.source, val.source)
+                same = warn_of_same(train.source, val.source, self._rank)
             if train.source.exists():
                 share_classes(train, val)
                 self._warn_of_absent(val.source, val.samples[1])
@@ -164,7 +165,7 @@ class ClassificationData(DataModule):
             len(val)
             self.val_set = Transformed(val, self.val_transform)
         if fit and val is not None and not same and self.synthetic is None:
-            self._warn_of_shared(train, val)
+            warn_of_shared(train, val, self._rank)
 
     def _warn_of_absent(self, what: Path | str, labels: np.ndarray) -> None:
         """Name the classes that are trained but that no validation image has."""

@@ -20,6 +20,7 @@ from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection import DetectionDataset
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
+from lk_downstream.data.duplicates import warn_of_same, warn_of_shared
 from lk_downstream.data.image_folder import ImageFolder
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
@@ -220,7 +221,7 @@ class DetectionData(DataModule):
             if len(index.crowd) and index.crowd.all():
                 raise InputError(f"{index.path} has nothing to train on: all {len(index.crowd)} annotations {CROWDS}")
             if held_out is None:
-                same |= self._warn_of_same(self.train_data.annotations, self.val_data.annotations)
+                same |= warn_of_same(self.train_data.annotations, self.val_data.annotations, self._rank)
             counts = np.bincount(index.labels[~index.crowd], minlength=len(self.classes))
             if self.synthetic is None and not counts.all():
                 absent = [name for name, count in zip(self.classes, counts) if not count]
@@ -236,7 +237,7 @@ class DetectionData(DataModule):
             val = self.val_data if held_out is None else Subset(self.val_data, held_out)
             self.val_set = Transformed(val, self.resize)
             if not same:
-                self._warn_of_shared(parts[0][0], val)
+                warn_of_shared(parts[0][0], val, self._rank)
 
     def _usable(self, data: DetectionDataset, left_out: np.ndarray | None = None) -> tuple[Subset, np.ndarray]:
         """The images that are trained on, and which of them are wide."""

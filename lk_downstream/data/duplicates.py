@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
@@ -26,6 +28,29 @@ def image_paths(dataset: Dataset) -> Iterator[str]:
     for number in range(len(dataset)):
         owner, index = inner(dataset, number)
         yield os.fspath(owner.image_path(index))
+
+
+def warn_of_same(train: Path, val: Path, rank: int = 0) -> bool:
+    """Say that both splits are one file or folder, in the first process; whether they are."""
+    same = train.exists() and val.exists() and train.samefile(val)
+    if same and rank == 0:
+        warnings.warn(
+            f"both splits are {train}: the metrics will be those of images that were trained on, and say nothing of "
+            "others; set data.val_split to images of their own",
+            stacklevel=3,
+        )
+    return same
+
+
+def warn_of_shared(train: Dataset, val: Dataset, rank: int = 0) -> None:
+    """Say which images of the training are among those of the validation, in the first process."""
+    if rank == 0 and (pairs := shared_images(image_paths(train), image_paths(val))):
+        first, second = pairs[0]
+        warnings.warn(
+            f"{len(pairs)} images of the training are in the validation too, by the content of their files, such as "
+            f"{first} and {second}: its metrics are too good by that, remove one of each",
+            stacklevel=3,
+        )
 
 
 def shared_images(train: Iterable[str], val: Iterable[str], seconds: float = SECONDS) -> list[tuple[str, str]]:

@@ -1,12 +1,10 @@
-"""Base of the data modules: global batch size, loaders, samplers, workers and seeds."""
+"""Base of the data modules: global batch size, the order of the training, its length, and what it goes without."""
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,22 +12,20 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from lk_downstream import machine
-from lk_downstream.data.batches import Collate, InSharedMemory, Transformed, collate, collate_evaluation
+from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import Palette
-from lk_downstream.data.duplicates import image_paths, shared_images
 from lk_downstream.data.image_folder import ImageFolder
 from lk_downstream.data.left_out import Drawn, LeftOut, WithLeftOut
+from lk_downstream.data.loaders import Loaders
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.readable import OfReadable, Readable, ReadableLoader
-from lk_downstream.data.samplers import EvaluationSampler, TrainingSampler, pass_length
+from lk_downstream.data.samplers import TrainingSampler, pass_length
 from lk_downstream.data.sampling import Sampling
 from lk_downstream.data.splits import Splits
 from lk_downstream.errors import InputError
-from lk_downstream.stopping import end_loaders_at_exit, leave_to_parent
 
 
-class DataModule(L.LightningDataModule):
+class DataModule(Loaders):
     """Loaders that are right for one process and for many.
 
     The Trainer must run with ``use_distributed_sampler=False``: the samplers here share the data among the processes
@@ -60,8 +56,6 @@ class DataModule(L.LightningDataModule):
         train_set: Training data, from ``setup`` on.
         train_groups: For each training sample the number of its group, where a batch is to be of one; None: all are.
         val_set: Validation data, from ``setup`` on.
-        collate_train: Makes a training batch of samples.
-        collate_val: Makes a validation or prediction batch of samples.
     """
 
     classes: tuple[str, ...]
@@ -70,9 +64,6 @@ class DataModule(L.LightningDataModule):
     channels = 3  # of the images, see use_channels
     value_range: tuple[float, float] | None = None
     train_groups: Sequence[int] | None = None
-    # Functions rather than methods: a loader process that is spawned gets them without the module and its Trainer.
-    collate_train: Collate = staticmethod(collate)
-    collate_val: Collate = staticmethod(collate_evaluation)
 
     def __init__(
         self,
@@ -228,27 +219,6 @@ class DataModule(L.LightningDataModule):
             **self._options(collate_train),
         )
 
-    def _warn_of_same(self, train: Path, val: Path) -> bool:
-        """Say that both splits are one file or folder; whether they are."""
-        same = train.exists() and val.exists() and train.samefile(val)
-        if self._rank == 0 and same:
-            warnings.warn(
-                f"both splits are {train}: the metrics will be those of images that were trained on, and say nothing "
-                "of others; set data.val_split to images of their own",
-                stacklevel=3,
-            )
-        return same
-
-    def _warn_of_shared(self, train: Dataset, val: Dataset) -> None:
-        """Say which images of the training are among those of the validation."""
-        if self._rank == 0 and (pairs := shared_images(image_paths(train), image_paths(val))):
-            first, second = pairs[0]
-            warnings.warn(
-                f"{len(pairs)} images of the training are in the validation too, by the content of their files, such "
-                f"as {first} and {second}: its metrics are too good by that, remove one of each",
-                stacklevel=3,
-            )
-
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note what a batch goes without."""
         if isinstance(batch, dict):
@@ -308,41 +278,6 @@ class DataModule(L.LightningDataModule):
         if self.predict is None:
             raise InputError("prediction needs images: set data.predict to an image or a folder")
         return ImageFolder(self.predict, self.channels, self.value_range)
-
-    def _evaluation_loader(
-        self, dataset: Dataset, kind: type[DataLoader] = DataLoader, collate_fn: Collate | None = None
-    ) -> DataLoader:
-        sampler = EvaluationSampler(len(dataset), self._rank, self._world_size)
-        options = self._options(collate_fn or self.collate_val)
-        return kind(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)
-
-    def _options(self, collate_fn: Collate) -> dict[str, Any]:
-        workers = self._default_workers() if self.workers is None else self.workers
-        if workers:
-            end_loaders_at_exit()
-        return {
-            "collate_fn": InSharedMemory(collate_fn),
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "worker_init_fn": leave_to_parent,
-            "pin_memory": torch.cuda.is_available(),
-        }
-
-    def _default_workers(self) -> int:
-        local = self.trainer.num_devices if self.trainer else 1
-        return max(1, min(8, machine.cores() // local - 1))
-
-    @property
-    def _accumulate(self) -> int:
-        return self.trainer.accumulate_grad_batches if self.trainer else 1
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
 
 
 def run_steps(trainer: L.Trainer) -> float:

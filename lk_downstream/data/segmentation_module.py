@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 from lk_downstream.data.doubts import doubts
+from lk_downstream.data.duplicates import warn_of_same, warn_of_shared
 from lk_downstream.data.mix import Mix
 from lk_downstream.data.module import DataModule
 from lk_downstream.data.sampling import Sampling
@@ -142,7 +143,7 @@ class SegmentationData(DataModule):
             train, val = (Subset(self.train_data, part) for part in parts)
         elif fit:
             len(train)
-            same = self._warn_of_same(train.source, val.source)
+            same = warn_of_same(train.source, val.source, self._rank)
         if fit:
             if self.synthetic is None and self._rank == 0:
                 for doubt in doubts(self.train_data):
@@ -152,4 +153,4 @@ class SegmentationData(DataModule):
         len(val)
         self.val_set = val
         if fit and not same and self.synthetic is None:
-            self._warn_of_shared(train, val)
+            warn_of_shared(train, val, self._rank)
