@@ -56,6 +56,7 @@ def write_batches(path: str | Path, trainer: L.Trainer, task: L.LightningModule,
     data.setup("fit")
     samples: list[dict[str, Any]] = []
     for batch in data.train_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
         if hasattr(task, "augmented"):  # mixed and erased as a batch
             inputs, shares = task.augmented(batch["image"], batch["label"] if "label" in batch else batch["labels"])
             images = (inputs.float() * task.std + task.mean).round().clamp(0, 255).byte()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import Subset
+from torchvision.transforms import v2
 
+from lk_downstream.data.batch_distortion import KEY, DrawnDistortion, distort_batch
+from lk_downstream.data.distortion import PhotoMetricDistortion
 from lk_downstream.data.doubts import doubts
 from lk_downstream.data.duplicates import warn_of_same, warn_of_shared
 from lk_downstream.data.mix import Mix
@@ -38,6 +41,8 @@ class SegmentationData(DataModule):
         cat_max_ratio: Largest share of one class in a crop; 1 accepts every crop.
         flip: Probability of a horizontal flip.
         distortion: Whether to change brightness, contrast, saturation and hue.
+        augment_on: Where that is done: by the ``worker`` that loads an image, or on whole batches by the ``device``
+            that trains, with the same draws, which gives the same to one grey level; ``auto``: on a GPU.
         val_batch_size: Validation images per batch of one device; more than 1 needs images of one size.
         workers: Loader processes per device; None: a number that fits the cores; 0: load in the training process.
         repeat: How often an epoch passes the training split; more than 1 for small data sets.
@@ -71,6 +76,7 @@ class SegmentationData(DataModule):
         cat_max_ratio: float = 0.75,
         flip: float = 0.5,
         distortion: bool = True,
+        augment_on: Literal["auto", "device", "worker"] = "auto",
         val_batch_size: int = 1,
         workers: int | None = None,
         repeat: int = 1,
@@ -110,9 +116,30 @@ class SegmentationData(DataModule):
         self.ignore_index = self.train_data.ignore_index
         self.use_range(value_range)
         self.label_values = self.train_data.label_values
-        self.transform = training_transform(
-            self.crop_size, tuple(scale), tuple(ratio_range), cat_max_ratio, flip, distortion
+        self.geometry = (self.crop_size, tuple(scale), tuple(ratio_range), cat_max_ratio, flip)
+        self.distortion, self.augment_on = distortion, augment_on
+
+    @property
+    def transform(self) -> v2.Compose:
+        """From an item of the data set to a sample of a training batch."""
+        kind = DrawnDistortion if self._distorts_on_device else PhotoMetricDistortion
+        return training_transform(*self.geometry, kind() if self.distortion else None)
+
+    @property
+    def _distorts_on_device(self) -> bool:
+        if self.trainer is None:  # then nothing calls on_after_batch_transfer
+            return False
+        return self.augment_on == "device" or (
+            self.augment_on == "auto" and self.trainer.strategy.root_device.type != "cpu"
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Distort the colours of a batch on its device."""
+        if isinstance(batch, dict) and KEY in batch:
+            amounts = batch.pop(KEY)
+            if batch["image"].shape[1] == 3:  # it is made for colours
+                batch["image"] = distort_batch(batch["image"], amounts)
+        return batch
 
     def preparation(self) -> dict[str, Any]:
         """See :meth:`DataModule.preparation`."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lk_downstream.data.distortion import PhotoMetricDistortion, uniform
+from lk_downstream.data.distortion import uniform
 from lk_downstream.data.labels import IGNORE_INDEX
 from lk_downstream.data.resize import resize_bytes
 
@@ -218,7 +218,7 @@ def training_transform(
     ratio_range: tuple[float, float] = (0.5, 2.0),
     cat_max_ratio: float = 0.75,
     flip: float = 0.5,
-    distortion: bool = True,
+    distortion: v2.Transform | None = None,
 ) -> v2.Compose:
     """The papers' training pipeline from a dataset's item to a sample of a batch.
 
@@ -228,7 +228,7 @@ def training_transform(
         ratio_range: Smallest and largest ratio.
         cat_max_ratio: Largest share of one class in a crop.
         flip: Probability of a horizontal flip.
-        distortion: Whether to distort colours.
+        distortion: How colours are distorted, such as ``PhotoMetricDistortion()``; None: not at all.
     """
     steps = [RandomResizeCrop(crop_size, scale, ratio_range, cat_max_ratio), v2.RandomHorizontalFlip(flip)]
-    return v2.Compose([*steps, *([PhotoMetricDistortion()] if distortion else []), PadToSize(crop_size)])
+    return v2.Compose([*steps, *([distortion] if distortion else []), PadToSize(crop_size)])

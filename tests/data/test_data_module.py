@@ -1,6 +1,7 @@
 import pickle
 import re
 import zipfile
+from types import SimpleNamespace
 
 import jsonargparse
 import lightning as L
@@ -27,6 +28,7 @@ class Devices:
         self.global_rank, self.world_size = global_rank, world_size
         self.accumulate_grad_batches, self.num_devices = accumulate_grad_batches, world_size
         self.limit_train_batches, self.global_step = 1.0, 0
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

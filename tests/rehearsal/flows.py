@@ -41,7 +41,7 @@ def data(kind: str, root: Path, **options: Any) -> d.DataModule:
     common = {"batch_size": 4, "workers": 0, "synthetic": synthetic, **options}
     if kind == "segmentation":
         dataset = partial(d.Cityscapes, root=root / kind)
-        return d.SegmentationData(dataset, crop_size=32, scale=(64, 48), **common)
+        return d.SegmentationData(dataset, crop_size=32, scale=(64, 48), augment_on="device", **common)
     if kind == "classification":
         dataset = partial(d.ImageNet, root=root / kind, complete=False)
         module = d.ClassificationData(dataset, size=32, **common)

@@ -18,9 +18,11 @@ import torch
 
 from benchmarks.sides import OURS, Race, alternate, rates
 from lk_downstream.data import ADE20K, ClassificationData, Coco, ImageNet, Synthetic
+from lk_downstream.data.batch_distortion import DrawnDistortion
 from lk_downstream.data.classification_transforms import allow_zero_bits
 from lk_downstream.data.detection_transforms import MultiScale
 from lk_downstream.data.detection_transforms import training_transform as detection_transform
+from lk_downstream.data.distortion import PhotoMetricDistortion
 from lk_downstream.data.reading import load_image
 from lk_downstream.data.synthetic_layouts import write_coco, write_imagenet
 from lk_downstream.data.transforms import training_transform
@@ -69,7 +71,9 @@ def segmentation(folder: Path, options: argparse.Namespace) -> Race:
     init_default_scope("mmseg")
     folders = {"img_path": "images/training", "seg_map_path": "annotations/training"}
     theirs = ADE20KDataset(data_root=str(root), data_prefix=folders, pipeline=steps)
-    whole, plain = training_transform((512, 512)), training_transform((512, 512), distortion=False)
+    whole, drawn = (
+        training_transform((512, 512), distortion=kind()) for kind in (PhotoMetricDistortion, DrawnDistortion)
+    )
 
     def decoded(index: int) -> None:
         _, image, mask = ours.samples[index]
@@ -78,7 +82,7 @@ def segmentation(folder: Path, options: argparse.Namespace) -> Race:
     sides = {
         "mmsegmentation": partial(_all, theirs.__getitem__, options.images),
         OURS: partial(_all, lambda index: whole(ours[index]), options.images),
-        f"{OURS}, colours on the device": partial(_all, lambda index: plain(ours[index]), options.images),
+        f"{OURS}, colours on the device": partial(_all, lambda index: drawn(ours[index]), options.images),
         "decoding alone": partial(_all, decoded, options.images),
     }
     conditions = "683 x 512 JPEG to a 512 crop, one thread, processor time"
