@@ -44,7 +44,8 @@ def races(options: argparse.Namespace) -> Iterator[Race]:
         OURS: lambda: own("vectorized"),
     }
     seconds = alternate(sides, options.rounds)
-    assert len({round(answer, 6) for answer in answers.values()}) == 1, answers
+    assert abs(answers.pop("torchmetrics") - answers["pycocotools"]) < 1e-3, "it rounds boxes to float32"
+    assert len(set(answers.values())) == 1, answers
     conditions = f"{options.images} images, {options.detections} boxes each, {CLASSES} classes, processor time"
     yield Race("detection scoring", conditions, "s", shares(seconds, 1))
 
