@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BARE = "import torch, torchvision, timm, lightning.pytorch"
 # Which need seconds, or are missing where none of their work is wanted.
 HEAVY = {"scipy", "sympy", "matplotlib", "tensorboard", "mmseg", "mmcv", "mmengine", "cv2", "onnx", "onnxscript"}
-HEAVY |= {"jinja2", "onnxruntime", "pycocotools", "faster_coco_eval", "pandas", "sklearn"}
+HEAVY |= {"jinja2", "onnxruntime", "pycocotools", "pandas", "sklearn"}
 RUN = """
 import contextlib, io, json, sys
 for words in {lines}:

@@ -11,7 +11,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--results", required=True, help="list of results, such as a run's results.bbox.json")
     parser.add_argument("--annotations", required=True, help="such as data/coco/annotations/instances_val2017.json")
     parser.add_argument("--kind", choices=("bbox", "segm"), help="what to score; default: masks if there are any")
-    parser.add_argument("--backend", choices=("vectorized", "pycocotools", "faster_coco_eval"), default="vectorized")
+    parser.add_argument("--backend", choices=("vectorized", "pycocotools"), default="vectorized")
     options = parse(parser, args)
     from rich.console import Console
 

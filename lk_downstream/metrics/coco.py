@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lk_downstream.errors import InputError
 from lk_downstream.metrics.coco_scoring import Results, curves
-from lk_downstream.metrics.coco_truth import Backend, check_outlines, library, load_annotations
+from lk_downstream.metrics.coco_truth import Backend, check_outlines, load_annotations
 
 Kind = Literal["bbox", "segm"]
 Rows = list[dict[str, Any]]
@@ -49,12 +49,11 @@ def score(
     """Scores results by COCO's protocol.
 
     Args:
-        coco: of `load_annotations`, by the same backend.
+        coco: of `load_annotations`.
         rows: results in COCO's format, or as arrays; not changed.
         kind: ``"bbox"`` or ``"segm"``.
         image_ids: images that count; all if not given.
-        backend: ``"pycocotools"``, or the same metrics sooner: ``"vectorized"``, which is part of this package, or
-            ``"faster_coco_eval"``, which is a package of its own.
+        backend: ``"pycocotools"``, or the same metrics sooner: ``"vectorized"``, which is part of this package.
 
     Raises:
         InputError: an object of the ground truth has no mask, or no box, that the kind needs.
@@ -69,7 +68,7 @@ def score(
         precision, recall = curves(coco, _as_results(rows, kind), kind, ids)
         metrics = _metrics(precision, recall)
     else:
-        metrics, precision = _by_library(coco, rows, kind, ids, backend)
+        metrics, precision = _by_pycocotools(coco, rows, kind, ids)
     per_class = {}
     for i, category in enumerate(sorted(coco.cats)):
         per_class[str(coco.cats[category]["name"])] = {
@@ -79,20 +78,20 @@ def score(
     return Scores(metrics, per_class)
 
 
-def _by_library(
-    coco: Any, rows: Rows | Results, kind: Kind, ids: list[int], backend: Backend
-) -> tuple[dict[str, float], np.ndarray]:
+def _by_pycocotools(coco: Any, rows: Rows | Results, kind: Kind, ids: list[int]) -> tuple[dict[str, float], np.ndarray]:
     """The metrics, and the precision (IoU thresholds, recalls, classes, areas) for 100 detections."""
-    annotations_class, evaluation_class = library(backend)
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     rows = _as_rows(rows, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         if rows:
             results = coco.loadRes([dict(row) for row in rows])  # it adds keys to the rows
         else:  # which loadRes does not bear
-            results = annotations_class()
+            results = COCO()
             results.dataset = {**coco.dataset, "annotations": []}
             results.createIndex()
-        evaluation = evaluation_class(coco, results, kind)
+        evaluation = COCOeval(coco, results, kind)
         evaluation.params.imgIds = ids
         evaluation.evaluate()
         evaluation.accumulate()
@@ -168,7 +167,7 @@ class CocoEvaluator:
         backend: Backend = "vectorized",
         name: str = "the annotations",
     ):
-        self.coco = load_annotations(annotations, backend)
+        self.coco = load_annotations(annotations)
         self.kinds, self.backend = tuple(kinds), backend
         self.category_ids = sorted(self.coco.cats) if category_ids is None else list(category_ids)
         unknown = sorted(set(self.category_ids) - self.coco.cats.keys())

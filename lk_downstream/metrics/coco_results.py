@@ -30,7 +30,7 @@ def score_file(
     Raises:
         InputError: a file is missing or of another format, or a row names an image or a class that is not annotated.
     """
-    coco = load_annotations(annotations, backend)
+    coco = load_annotations(annotations)
     rows = _read_json(Path(results))
     if not isinstance(rows, list):
         raise InputError(f"{results}: not a list of results, but {type(rows).__name__}")

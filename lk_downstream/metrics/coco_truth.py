@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 from pathlib import Path
 from typing import Any, Literal
@@ -12,23 +11,25 @@ from lk_downstream.data.coco_file import annotation_ids, checked, is_crowd, load
 from lk_downstream.data.coco_outlines import parse_outline
 from lk_downstream.errors import InputError
 
-Backend = Literal["vectorized", "pycocotools", "faster_coco_eval"]
+Backend = Literal["vectorized", "pycocotools"]
 
 
-def load_annotations(source: str | Path | dict[str, Any], backend: Backend = "vectorized") -> Any:
+def load_annotations(source: str | Path | dict[str, Any]) -> Any:
     """The ``COCO`` object of an annotation file, or of its content.
 
     ``area`` and ``iscrowd``, which files of other tools leave out, are filled in: the box's area (that of the mask for
     objects with one), and 0. Annotations with the id 0 are counted anew: pycocotools takes such an object for none.
 
     Raises:
-        InputError: the file is missing, or no COCO annotations; or the backend is not installed.
+        InputError: the file is missing, or no COCO annotations.
     """
+    from pycocotools.coco import COCO
+
     if isinstance(source, dict):
         content, _ = checked("the annotations", source)
     else:
         content, _ = load_content(Path(source))
-    coco = library(backend)[0]()
+    coco = COCO()
     # a copy: the evaluation writes into the objects (polygons become run-length codes)
     ids, _ = annotation_ids(content["annotations"])
     ids = list(range(1, len(ids) + 1)) if 0 in ids else ids
@@ -70,19 +71,3 @@ def check_outlines(coco: Any, name: str | Path) -> None:
             parse_outline(annotation.get("segmentation"), image["height"], image["width"])
         except ValueError as error:
             raise InputError(f"{name}: annotation {annotation['id']} {error}") from None
-
-
-def library(name: str) -> tuple[type, type]:
-    """The classes of the annotations and of the evaluation."""
-    if name in ("pycocotools", "vectorized"):
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        return COCO, COCOeval
-    try:
-        module = importlib.import_module("faster_coco_eval")
-    except ImportError:
-        raise InputError(
-            "the backend faster_coco_eval is not installed: install lk_downstream[coco] or use pycocotools"
-        ) from None
-    return module.COCO, module.COCOeval_faster

@@ -15,7 +15,6 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from lk_downstream.errors import InputError
-from lk_downstream.metrics import coco_truth
 from lk_downstream.metrics.coco import METRICS, CocoEvaluator, Scores, encode_masks, score
 from lk_downstream.metrics.coco_results import metrics_table, score_file
 from lk_downstream.metrics.coco_truth import load_annotations
@@ -227,7 +226,7 @@ def test_annotations_without_area_and_crowd_flags():
     assert evaluator.compute()["bbox_AP"] > 0.2
 
 
-@pytest.mark.parametrize("backend", ["vectorized", "pycocotools", "faster_coco_eval"])
+@pytest.mark.parametrize("backend", ["vectorized", "pycocotools"])
 @pytest.mark.parametrize("kind", ["from 0", "twice", "fractions", "texts", "none"])
 def test_perfect_results_are_perfect_whatever_the_ids(tmp_path, kind, backend):
     content, _ = scene()
@@ -310,29 +309,6 @@ def test_two_processes_with_different_numbers_of_images(files):
     for kind in ("bbox", "segm"):
         assert direct(path, path.parent / f"results.{kind}.json", kind)[0] == [metrics[f"{kind}_{n}"] for n in METRICS]
     assert torch.load(path.parent / "error0.pt") == torch.load(path.parent / "error1.pt")
-
-
-def test_the_faster_backend_gives_the_same(files):
-    pytest.importorskip("faster_coco_eval")
-    path, predictions = files
-    metrics = []
-    for backend in ("pycocotools", "faster_coco_eval"):
-        evaluator = CocoEvaluator(path, kinds=("bbox", "segm"), backend=backend)
-        evaluator.update(list(predictions), list(predictions.values()))
-        metrics.append((evaluator.compute(), evaluator.per_class))
-    assert metrics[0][0] == pytest.approx(metrics[1][0], abs=1e-15)
-    for kind, classes in metrics[0][1].items():
-        for name, values in classes.items():
-            assert values == pytest.approx(metrics[1][1][kind][name], abs=1e-15)
-
-
-def test_a_missing_backend_is_named(monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(coco_truth.importlib, "import_module", missing)
-    with pytest.raises(InputError, match="not installed"):
-        load_annotations(scene()[0], "faster_coco_eval")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""COCO's average precision of boxes, against pycocotools, torchmetrics and faster-coco-eval."""
+"""COCO's average precision of boxes, against pycocotools and torchmetrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def races(options: argparse.Namespace) -> Iterator[Race]:
     sides = {
         "pycocotools": lambda: own("pycocotools"),
         "torchmetrics": torchmetrics,
-        "faster_coco_eval": lambda: own("faster_coco_eval"),
         OURS: lambda: own("vectorized"),
     }
     seconds = alternate(sides, options.rounds)
