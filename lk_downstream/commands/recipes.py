@@ -48,8 +48,14 @@ def evaluate(args: list[str]) -> int:
 
 
 def predict(args: list[str]) -> int:
-    """Predict on images."""
-    return _run("predict", "predict", args, EVALUATED + "  --data.predict PATH      an image or a folder of images\n")
+    """Predict on images, by a model alone or by a config."""
+    if args and not args[0].startswith("-"):
+        from lk_downstream.commands import predict
+
+        return predict.main(args)
+    alone = "\nWithout a config: lk-downstream predict MODEL IMAGES, see lk-downstream predict MODEL --help\n"
+    images = "  --data.predict PATH      an image or a folder of images\n"
+    return _run("predict", "predict", args, EVALUATED + images + alone)
 
 
 def robustness(args: list[str]) -> int:

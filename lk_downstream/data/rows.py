@@ -52,7 +52,7 @@ class FileRows(Rows):
 
     Args:
         path: PNG, JPEG, TIFF or WebP.
-        channels: Of the images, see :func:`load_image`.
+        channels: Of the images, see :func:`load_image`; 0: whatever it has.
 
     Raises:
         InputError: It is none of these, has other channels, more than 8 bits, or is to be turned.
@@ -79,7 +79,7 @@ class FileRows(Rows):
                 raise InputError(f"{path} has more than 8 bits per channel: convert it to an 8-bit image")
             if channels == 3:
                 image = image[:3] if image.bands > 3 and image.interpretation != "cmyk" else image.colourspace("srgb")
-            if image.bands != channels:
+            if channels and image.bands != channels:
                 raise InputError(f"{path} has {image.bands} channels, but the model takes {channels}")
         except pyvips.Error as error:
             raise self._damaged(error) from error
@@ -115,7 +115,7 @@ class FileRows(Rows):
         return DamagedFile(f"{self.path} is truncated or damaged ({said}): download or copy it again, or remove it")
 
 
-def open_rows(path: Path, channels: int = 3) -> Rows:
+def open_rows(path: Path, channels: int = 3, value_range: tuple[float, float] | None = None) -> Rows:
     """The rows of a file; without pyvips, and of other formats, the image is decoded whole, within the usual limits.
 
     Raises:
@@ -123,16 +123,32 @@ def open_rows(path: Path, channels: int = 3) -> Rows:
         DamagedFile: It cannot be decoded.
     """
     there = importlib.util.find_spec("pyvips") is not None
-    if there and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp") and _is_plain(path):
+    if (
+        there
+        and value_range is None
+        and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+        and _is_plain(path)
+    ):
         return FileRows(path, channels)
     try:
-        return Rows(load_image(path, channels=channels))
+        return Rows(load_image(path, channels=channels, value_range=value_range))
     except InputError as error:
         if there or trust.MAX_PIXELS[0] not in str(error):
             raise
         raise InputError(
             f"{path} is too large to be decoded whole; its rows are read by pyvips: pip install 'lk_downstream[large]'"
         ) from error
+
+
+def is_large(path: Path, pixels: int) -> bool:
+    """Whether an image that can be read row by row has more than so many pixels, by its header alone."""
+    if importlib.util.find_spec("pyvips") is None or not _is_plain(path):
+        return False
+    try:
+        height, width = FileRows(path, channels=0).size
+    except InputError:  # which reading it says
+        return False
+    return height * width > pixels
 
 
 def _is_plain(path: Path) -> bool:

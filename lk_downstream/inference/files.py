@@ -68,8 +68,8 @@ class MaskFiles(Files):
     def lines(self) -> Iterator[str]:
         """See :meth:`Files.lines`."""
         yield f"{self.count} image{'s' * (self.count > 1)} predicted{' by this process' * bool(self.mark)}"
-        kinds = ("labels", "overlays") if self.overlays else ("labels",)
-        yield from self._where(**{kind: self.folder / kind for kind in kinds})
+        places = {kind: self.folder / kind for kind in ("labels", "overlays")}
+        yield from self._where(**{kind: path for kind, path in places.items() if path.is_dir()})
 
 
 class ObjectFiles(Files):

@@ -20,10 +20,12 @@ from lk_downstream.archives import Place
 from lk_downstream.data.image_folder import PARQUET, ImageFolder
 from lk_downstream.data.reading import load_image
 from lk_downstream.data.rows import Rows, open_rows
+from lk_downstream.data.video import is_video, read_frames
 from lk_downstream.errors import InputError
 from lk_downstream.inference.arrays import shown
 
 Layout = Literal["HWC", "CHW"]
+Range = tuple[float, float] | None
 KINDS = "a path, encoded bytes, an image of Pillow, an array, a tensor, or a list of these"
 
 
@@ -48,10 +50,10 @@ class Images(NamedTuple):
     single: bool
 
 
-def read_images(x: Any, channels: int = 3, layout: Layout | None = None) -> Images:
+def read_images(x: Any, channels: int = 3, layout: Layout | None = None, value_range: Range = None) -> Images:
     """The images of ``x``, as uint8.
 
-    * A path or a ``file://`` address: of an image file, or of a folder, archive or Parquet file of them.
+    * A path or a ``file://`` address: of an image file, of a folder, archive or Parquet file of them, or of a video.
     * ``bytes``: the content of an image file.
     * An image of Pillow's, of any mode with 8 bits; turned as its EXIF data say, as those of files are.
     * An array or tensor of uint8, or of floating point numbers from 0 to 1: (H, W), (H, W, C) or (C, H, W), which the
@@ -62,6 +64,7 @@ def read_images(x: Any, channels: int = 3, layout: Layout | None = None) -> Imag
         x: See above.
         channels: That the model takes; where these are 3, grey images are taken, too.
         layout: Of arrays whose shape does not tell it, such as 3 x 3 x 3.
+        value_range: Of files with more than 8 bits, see :func:`load_image`.
 
     Raises:
         InputError: At once or on the way: a kind, type, shape or value that is no image, or is one in two ways.
@@ -69,22 +72,22 @@ def read_images(x: Any, channels: int = 3, layout: Layout | None = None) -> Imag
     if layout not in (None, "HWC", "CHW"):
         raise InputError(f"layout is {layout!r}: it is 'HWC', 'CHW' or None")
     single = _is_single(x)
-    return Images(_images(x, channels, layout, "" if single else None), single)
+    return Images(_images(x, channels, layout, "" if single else None, value_range), single)
 
 
 def _is_single(x: Any) -> bool:
     if isinstance(x, (str, os.PathLike)):
-        return _path(x).is_file() and _path(x).suffix.lower() != PARQUET
+        return (path := _path(x)).is_file() and path.suffix.lower() != PARQUET and not is_video(path)
     if isinstance(x, (np.ndarray, Tensor)):
         return x.ndim < 4
     return isinstance(x, (bytes, bytearray, memoryview, Image.Image))
 
 
-def _images(x: Any, channels: int, layout: Layout | None, name: str | None) -> Iterator[Given]:
+def _images(x: Any, channels: int, layout: Layout | None, name: str | None, value_range: Range) -> Iterator[Given]:
     if isinstance(x, (str, os.PathLike)):
-        yield from _files(_path(x), channels)
+        yield from _files(_path(x), channels, value_range)
     elif isinstance(x, (bytes, bytearray, memoryview)):
-        image = load_image(name or "the image", data=bytes(x), channels=channels)
+        image = load_image(name or "the image", data=bytes(x), channels=channels, value_range=value_range)
         yield Given(name or "image", image.as_subclass(Tensor), shown(image))
     elif isinstance(x, Image.Image):
         image = _of_pillow(x, channels)
@@ -94,7 +97,7 @@ def _images(x: Any, channels: int, layout: Layout | None, name: str | None) -> I
             yield Given(name or (f"{number:06}" if x.ndim == 4 else "image"), image, shown(image))
     elif isinstance(x, Iterable) and not isinstance(x, dict):
         for number, item in enumerate(x):
-            yield from _images(item, channels, layout, f"{number:06}")
+            yield from _images(item, channels, layout, f"{number:06}", value_range)
     else:
         raise InputError(f"{type(x).__name__} is nothing to predict on: give {KINDS}")
 
@@ -115,23 +118,25 @@ class Opened(NamedTuple):
     source: np.ndarray | Callable[[], np.ndarray]
 
 
-def read_rows(x: Any, channels: int = 3, layout: Layout | None = None) -> tuple[Iterator[Opened], bool]:
+def read_rows(
+    x: Any, channels: int = 3, layout: Layout | None = None, value_range: Range = None
+) -> tuple[Iterator[Opened], bool]:
     """As :func:`read_images`, with images that are not decoded whole where that can be avoided."""
     single = _is_single(x)
-    return _rows(x, channels, layout, "" if single else None), single
+    return _rows(x, channels, layout, "" if single else None, value_range), single
 
 
-def _rows(x: Any, channels: int, layout: Layout | None, name: str | None) -> Iterator[Opened]:
+def _rows(x: Any, channels: int, layout: Layout | None, name: str | None, value_range: Range) -> Iterator[Opened]:
     if isinstance(x, (str, os.PathLike)):
-        folder = ImageFolder(_path(x), channels)
+        folder = ImageFolder(_path(x), channels, value_range)
         for number, path in enumerate(folder.files):
             reread = lambda n=number: shown(folder[n]["image"])  # noqa: E731
-            yield Opened(folder.names[number], open_rows(path, channels), path, reread)
+            yield Opened(folder.names[number], open_rows(path, channels, value_range), path, reread)
     elif isinstance(x, (list, tuple)):
         for number, item in enumerate(x):
-            yield from _rows(item, channels, layout, f"{number:06}")
+            yield from _rows(item, channels, layout, f"{number:06}", value_range)
     else:
-        for given in _images(x, channels, layout, name):
+        for given in _images(x, channels, layout, name, value_range):
             yield Opened(given.name, Rows(given.image), None, given.source)
 
 
@@ -144,8 +149,12 @@ def _path(x: str | os.PathLike) -> Path:
     return Place(x)
 
 
-def _files(path: Path, channels: int) -> Iterator[Given]:
-    folder = ImageFolder(path, channels)
+def _files(path: Path, channels: int, value_range: Range) -> Iterator[Given]:
+    if is_video(path):
+        for number, frame in enumerate(read_frames(path)):
+            yield Given(f"{path.stem}_{number:06}", _of_array(frame, channels, "HWC")[0], frame)
+        return
+    folder = ImageFolder(path, channels, value_range)
     for number in range(len(folder)):
         item = folder[number]
         yield Given(item["name"], item["image"].as_subclass(Tensor), lambda n=number: shown(folder[n]["image"]))

@@ -134,7 +134,7 @@ class Predictor:
         """
         if self.task != "segmentation":
             raise InputError(f"a {self.task} gives no masks of whole images: use predict")
-        images, single = read_rows(x, self.network.channels)
+        images, single = read_rows(x, self.network.channels, None, self.preparation.value_range)
         if not single:
             raise InputError("write_mask takes one image: call it for each")
         opened = next(images)
@@ -185,11 +185,11 @@ class Predictor:
         if top < 1:
             raise InputError(f"top is {top}: it must be at least 1")
         if tile is None and overlap is None:
-            given = read_images(x, self.network.channels, layout)
+            given = read_images(x, self.network.channels, layout, self.preparation.value_range)
             return given.single, self._results(given.images, Wanted(probabilities, top))
         if self.task not in ("segmentation", "detection"):
             raise InputError("an image is classified as a whole: leave out tile and overlap")
-        images, single = read_rows(x, self.network.channels, layout)
+        images, single = read_rows(x, self.network.channels, layout, self.preparation.value_range)
         return single, (self._tiled(opened, tile, overlap) for opened in images)
 
     def _tiled(self, opened: Opened, tile: int | None, overlap: int | None, progress: Progress | None = None) -> Result:

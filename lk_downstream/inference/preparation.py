@@ -68,6 +68,10 @@ class Preparation(ABC):
         if not _are_numbers(ids, number, 2**53):
             raise InputError(f"has category_ids that are no list of {number} numbers")
         self.category_ids = tuple(ids)
+        value_range = self.settings.get("value_range")
+        if value_range is not None and not _is_range(value_range):
+            raise InputError("has a value_range that is not two numbers, the smaller first")
+        self.value_range = tuple(value_range) if value_range else None
 
     def _get(self, name: str, default: Any) -> Any:
         found = self.settings.get(name)
@@ -216,6 +220,11 @@ PREPARATIONS: dict[str, type[Preparation]] = {
     "classification": ClassificationPreparation,
     "multilabel": ClassificationPreparation,
 }
+
+
+def _is_range(values: Any) -> bool:
+    numbers = isinstance(values, (list, tuple)) and all(type(value) in (int, float) for value in values)
+    return numbers and len(values) == 2 and values[0] < values[1]
 
 
 def _are_numbers(values: Any, count: int, most: float) -> bool:
