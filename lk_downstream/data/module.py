@@ -264,8 +264,8 @@ class DataModule(Loaders):
     def preparation(self) -> dict[str, Any]:
         """What a model that is used elsewhere has to know of these data, as plain data: checkpoints keep it.
 
-        Of all tasks ``palette`` and ``value_range``; of segmentation ``label_values``, of detection ``scale`` and ``category_ids``, of
-        classification ``size`` and ``crop``.
+        Of all tasks ``palette`` and ``value_range``; of segmentation ``label_values``, of detection ``scale`` and
+        ``category_ids``, of classification ``size`` and ``crop``.
         """
         colours = [[int(value) for value in colour] for colour in self.palette]
         return {"palette": colours, "value_range": list(self.value_range) if self.value_range else None}
