@@ -17,7 +17,7 @@ import numpy as np
 
 from lk_downstream import trust
 from lk_downstream.data.parquet_places import Places
-from lk_downstream.errors import InputError, near_names, some
+from lk_downstream.errors import DamagedFile, InputError, near_names, some
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray, Schema, Table
@@ -228,7 +228,13 @@ class Shards:
         key = (group, column)
         with self._lock:  # masks are read by threads
             if key not in self._kept:
-                table = trust.read_parquet(self.paths[self.groups.file[group]], column, int(self.groups.number[group]))
+                path, number = self.paths[self.groups.file[group]], int(self.groups.number[group])
+                table = trust.read_parquet(path, column, number)
+                if table.num_rows != (rows := self.starts[group + 1] - self.starts[group]):
+                    raise DamagedFile(
+                        f"{path} is damaged (row group {number} has {table.num_rows} of {rows} rows of {column}): "
+                        "download or copy it again"
+                    )
                 self._kept[key] = table
                 while len(self._kept) > MOST_KEPT or (self._kept_bytes() > MOST_BYTES and len(self._kept) > 1):
                     self._kept.popitem(last=False)

@@ -190,3 +190,27 @@ def test_memory_of_groups_is_bounded(tmp_path, monkeypatch):
         assert shards.image(at, "image") == values[at]
         kept.append(len(shards._kept))
     assert kept == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("options", [{"compression": "snappy"}, {"compression": "none", "use_dictionary": False}])
+def test_damaged_ends_are_sentences(tmp_path, monkeypatch, options):
+    """The end of a file says where everything is; a group may then have fewer rows than it is said to have."""
+    path = tmp_path / "a.parquet"
+    write(path, content(21, 900), row_group_size=7, **options)
+    good, said, monkey = path.read_bytes(), [], random.Random(1)
+    length = int.from_bytes(good[-8:-4], "little") + 8
+    for number in range(300):
+        monkeypatch.setenv("LK_CACHE", str(tmp_path / str(number)))
+        bad = bytearray(good)
+        for _ in range(monkey.randint(1, 4)):
+            at = len(bad) - 9 - monkey.randrange(length - 8)
+            bad[at] = monkey.choice((monkey.randrange(256), bad[at] ^ 1 << monkey.randrange(8)))
+        path.write_bytes(bad)
+        try:
+            shards = Shards([path])
+            for row in range(min(30, len(shards)) if "image" in shards.schema.names else 0):
+                shards.image(row, "image")
+        except trust.InputError as error:
+            said.append(str(error))
+    assert 50 < len(said) < 250
+    assert all(sentence.startswith(str(path)) for sentence in said)
