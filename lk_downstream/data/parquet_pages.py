@@ -12,12 +12,13 @@ must: who uses these places has to compare what is unpacked.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 DATA, DICTIONARY, DATA_2 = 0, 2, 3  # kinds of pages
 PLAIN, PLAIN_DICTIONARY = 0, 2  # encodings; a dictionary's own is either, and both mean the same
 PIECE = 2**16  # bytes that Snappy packs by themselves
+MOST_HEADER = 2**14  # bytes before a page
 MOST_ELEMENTS = 2**20  # of a packed page, which are walked through in half a second
 
 
@@ -72,23 +73,28 @@ class Page(NamedTuple):
         return self.start + max(self.levels, 0)
 
 
-def pages(chunk: bytes) -> Iterator[Page]:
-    """The pages of a column chunk.
+def pages(read: Callable[[int, int], bytes], size: int) -> Iterator[Page]:
+    """The pages of a column chunk, of which their headers alone are read.
+
+    Args:
+        read: Gives so many bytes (the second) of the chunk from a place on (the first), or as many as there are.
+        size: Bytes of the chunk.
 
     Raises:
         ValueError: It is none.
         IndexError: Likewise.
     """
     at = 0
-    while at < len(chunk):
-        header, at = _struct(chunk, at)
-        kind, size, packed = (header.get(number) for number in (1, 2, 3))
+    while at < size:
+        header, length = _struct(read(at, min(MOST_HEADER, size - at)), 0)
+        at += length
+        kind, unpacked, packed = (header.get(number) for number in (1, 2, 3))
         own = header.get({DATA: 5, DICTIONARY: 7, DATA_2: 8}.get(kind, -1), {})
         encoding = own.get(4 if kind == DATA_2 else 2)
         levels = own.get(5, 0) + own.get(6, 0) if kind == DATA_2 else -1
-        if not 0 <= packed <= len(chunk) - at or levels > packed or size < 0:
+        if not 0 <= packed <= size - at or levels > packed or unpacked < 0:
             raise ValueError("a page is longer than its column chunk")
-        yield Page(kind, encoding, at, packed, size, levels, own.get(7) is False)
+        yield Page(kind, encoding, at, packed, unpacked, levels, own.get(7) is False)
         at += packed
 
 

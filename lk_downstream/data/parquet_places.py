@@ -10,7 +10,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,7 +89,7 @@ class Places:
         """Whether it was found out where a row's value lies."""
         return self._load(row) is not None
 
-    def fill(self, first: int, values: Sequence[bytes | None], group: int) -> None:
+    def fill(self, first: int, values: Iterable[bytes | None], group: int) -> None:
         """Find out where the values of a row group lie.
 
         Args:
@@ -102,10 +102,13 @@ class Places:
                 found = dict(_records(self.path, file, group, self.leaf))
             except (ValueError, IndexError, TypeError, AttributeError, OSError):  # pages of another writer
                 found = {}
-        rows = [found.get((len(value), zlib.crc32(value)), Record()) if value else Record() for value in values]
-        # That a record gives the value makes sure of all that was taken for granted to find its place.
-        rows = [row if _gives(self.path, row, value) else Record() for row, value in zip(rows, values)]
-        self._keep(first, b"".join(_LAYOUT.pack(*row) for row in rows))
+        rows = bytearray()
+        for value in values:
+            record = found.get((len(value), zlib.crc32(value))) if value else None
+            # That a record gives the value makes sure of all that was taken for granted to find its place.
+            record = record if record is not None and _gives(self.path, record, value) else Record()
+            rows += _LAYOUT.pack(*record)
+        self._keep(first, bytes(rows))
 
     def _load(self, row: int) -> Record | None:
         data = bytes(self._own[BYTES * row : BYTES * (row + 1)])
@@ -135,10 +138,10 @@ def _make_or_open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT, 0o644)
 
 
-def _gives(path: Path, record: Record, value: bytes | None) -> bool:
+def _gives(path: Path, record: Record, value: bytes) -> bool:
     """Whether a record leads to a value."""
     try:
-        return record.stop > 0 and _value(path, record) == value
+        return _value(path, record) == value
     except (OSError, ValueError):
         return False
 
@@ -194,21 +197,23 @@ def _records(path: Path, file: ParquetFile, group: int, leaf: str) -> Iterator[t
     if size > trust.limit(trust.MAX_FILE_BYTES):
         return
     with path.open("rb") as opened:
-        opened.seek(start)
-        chunk = opened.read(size)
-    for page in pages(chunk):
-        if page.has_values:
-            packed = CODECS[column.compression] and not page.plain
-            content, marks = _content(chunk, page, packed)
-            for place, value in values(page, content, marks, int(kind.max_definition_level > 0)):
-                first, stop, *rest = place
-                record = Record(start + first, start + stop, int(packed), *rest, _ends(value))
-                yield (len(value), zlib.crc32(value)), record
+
+        def read(at: int, count: int) -> bytes:
+            opened.seek(start + at)
+            return opened.read(count)
+
+        for page in pages(read, size):
+            if page.has_values:
+                packed = CODECS[column.compression] and not page.plain
+                content, marks = _unpacked(page, read(page.first, page.start + page.packed - page.first), packed)
+                for place, value in values(page, content, marks, int(kind.max_definition_level > 0)):
+                    first, stop, *rest = place
+                    record = Record(start + first, start + stop, int(packed), *rest, _ends(value))
+                    yield (len(value), zlib.crc32(value)), record
 
 
-def _content(chunk: bytes, page: Page, packed: bool) -> tuple[bytes, list[tuple[int, int]] | None]:
+def _unpacked(page: Page, content: bytes, packed: bool) -> tuple[bytes, list[tuple[int, int]] | None]:
     """What is in a page from its ``first`` byte on, unpacked, and the marks of its pieces."""
-    content = chunk[page.first : page.start + page.packed]
     if not packed:
         return content, None
     size = page.size - (page.first - page.start)

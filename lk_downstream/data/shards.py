@@ -209,7 +209,11 @@ class Shards:
             cells = self._group(group, column).column(column)
             data = _bytes(cells[at].as_py())
             if not places.know(first):
-                places.fill(first, [_bytes(cell) for cell in cells.to_pylist()], int(self.groups.number[group]))
+                places.fill(first, (_bytes(cell.as_py()) for cell in cells), int(self.groups.number[group]))
+                alone = places.read(first + at) is not None
+                with self._lock:
+                    if alone and self._kept_bytes() > MOST_BYTES:
+                        self._kept.pop((group, column), None)  # its values are read alone from now on
         if not isinstance(data, bytes):
             raise InputError(f"{self.path(row)} has no bytes in its column {column}: images within the file are read")
         return data

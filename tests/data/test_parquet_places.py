@@ -2,6 +2,8 @@
 
 import multiprocessing
 import random
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -165,13 +167,20 @@ def test_processes_share_what_they_find(tmp_path, monkeypatch, cache):
     assert len(list(cache.iterdir())) == 1
 
 
+def part(data, at, count):
+    return data[at : at + count]
+
+
 def test_hostile_pages():
     generator = random.Random(0)
     packed = arrow.compress(content()[1] * 40 + b"abc" * 90_000, codec="snappy", asbytes=True)
     header = bytes.fromhex("1504158008158008 4c150415001200 00".replace(" ", "")) + bytes(512)
-    assert [page.packed for page in pages(header)] == [512]
+    assert [page.packed for page in pages(partial(part, header), len(header))] == [512]
     for _ in range(3000):
-        for data, parse in ((packed[:300], piece_marks), (header, lambda data: list(pages(data)))):
+        for data, parse in (
+            (packed[:300], piece_marks),
+            (header, lambda data: list(pages(partial(part, data), len(data)))),
+        ):
             bad = bytearray(data[: generator.randrange(1, len(data))])
             for _ in range(generator.randrange(6)):
                 bad[generator.randrange(min(40, len(bad)))] = generator.randrange(256)
@@ -179,6 +188,14 @@ def test_hostile_pages():
                 parse(bytes(bad))
             except (ValueError, IndexError, TypeError, AttributeError):
                 continue
+
+
+def test_threads(tmp_path):
+    values = content()
+    shards = write(tmp_path / "a.parquet", values, row_group_size=3)
+    order = random.Random(0).choices(range(50), k=400)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda row: shards.image(row, "image"), order)) == [values[row] for row in order]
 
 
 def test_memory_of_groups_is_bounded(tmp_path, monkeypatch):
@@ -190,6 +207,11 @@ def test_memory_of_groups_is_bounded(tmp_path, monkeypatch):
         assert shards.image(at, "image") == values[at]
         kept.append(len(shards._kept))
     assert kept == [1, 2, 2, 2]
+    monkeypatch.setattr("lk_downstream.data.shards.MOST_BYTES", 2**18)
+    for packed, most in (("snappy", 0), ("zstd", 1)):  # those of larger groups are kept only if there is no other way
+        shards = write(tmp_path / f"{packed}.parquet", values, row_group_size=2, compression=packed)
+        assert [shards.image(at, "image") for at in range(4)] == values
+        assert len(shards._kept) == most
 
 
 @pytest.mark.parametrize("options", [{"compression": "snappy"}, {"compression": "none", "use_dictionary": False}])
