@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
@@ -19,6 +18,7 @@ from lk_downstream.data.batches import Transformed
 from lk_downstream.data.classes import bright_palette
 from lk_downstream.data.coco_index import CROWDS
 from lk_downstream.data.detection import DetectionDataset
+from lk_downstream.data.detection_batches import collate_detection
 from lk_downstream.data.detection_transforms import ResizeToFit, training_transform
 from lk_downstream.data.duplicates import warn_of_same, warn_of_shared
 from lk_downstream.data.image_folder import ImageFolder
@@ -30,68 +30,6 @@ from lk_downstream.data.strata import of_objects
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import COCO_LOOKS
 from lk_downstream.errors import InputError, some
-
-DIVISOR = 32  # of the sides of a batch: the largest stride of the backbones
-
-
-class Target:
-    """What is known of an image, by name, as in a dict; its tensors move together and keep their types.
-
-    With ``precision: bf16-true`` Lightning casts every tensor that it finds in the lists and dicts of a batch. A box in
-    pixels does not bear that: the numbers next to 1000 are 996 and 1004 in bfloat16.
-    """
-
-    def __init__(self, values: Mapping[str, Any]):
-        self._values = dict(values)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def keys(self) -> Iterable[str]:
-        """The names."""
-        return self._values.keys()
-
-    def to(self, *args: Any, **options: Any) -> Target:
-        """The target on another device."""
-        return self._each(lambda value: value.to(*args, **options))
-
-    def pin_memory(self) -> Target:
-        """The target in memory from which a GPU copies while the host goes on."""
-        return self._each(lambda value: value.pin_memory())
-
-    def share_memory_(self) -> Target:
-        """The target in memory that a loader process shares with the training."""
-        return self._each(lambda value: value.share_memory_())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Target:
-        return Target({k: change(value) if isinstance(value, Tensor) else value for k, value in self._values.items()})
-
-
-def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of images of any sizes, padded at the bottom and on the right to a common multiple of 32.
-
-    Returns:
-        ``image`` uint8 (N, 3, H, W), ``size`` int64 (N, 2) without padding, ``target``: list of :class:`Target` whose
-        masks keep their own size, ``name``: list.
-    """
-    sizes = [tuple(sample["image"].shape[-2:]) for sample in samples]
-    height, width = (-(-max(sides) // DIVISOR) * DIVISOR for sides in zip(*sizes))
-    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
-    for image, sample, (h, w) in zip(images, samples, sizes):
-        image[:, :h, :w] = sample["image"]
-    plain = [
-        Target({k: value.as_subclass(Tensor) if isinstance(value, Tensor) else value for k, value in target.items()})
-        for target in (sample["target"] for sample in samples)
-    ]
-    return {
-        "image": images,
-        "size": torch.tensor(sizes),
-        "target": plain,
-        "name": [sample["name"] for sample in samples],
-    }
 
 
 class DetectionData(DataModule):

@@ -14,7 +14,8 @@ from torch import Tensor
 from lk_downstream.data.batches import collate_evaluation
 from lk_downstream.data.classes import Palette, bright_palette, default_palette
 from lk_downstream.data.classification_transforms import EvaluationImage, collate_images
-from lk_downstream.data.detection_module import WithTarget, collate_detection
+from lk_downstream.data.detection_batches import collate_detection
+from lk_downstream.data.detection_module import WithTarget
 from lk_downstream.data.detection_transforms import ResizeToFit
 from lk_downstream.errors import InputError
 from lk_downstream.inference.arrays import array

@@ -9,7 +9,7 @@ import torch
 
 from lk_downstream import trust
 from lk_downstream.data import Coco, DetectionData, MultiScale, Synthetic
-from lk_downstream.data.detection_module import collate_detection
+from lk_downstream.data.detection_batches import collate_detection
 from lk_downstream.errors import InputError
 
 

@@ -24,7 +24,7 @@ from lk_downstream.data import (
     SegmentationFolder,
     Synthetic,
 )
-from lk_downstream.data.detection_module import Target
+from lk_downstream.data.detection_batches import Target
 from lk_downstream.data.robustness import Part, RobustnessData, Tree
 
 SMALL = Synthetic(train=4, val=4, size=(64, 96))

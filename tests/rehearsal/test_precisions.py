@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import HalfPrecision
 
-from lk_downstream.data.detection_module import Target, collate_detection
+from lk_downstream.data.detection_batches import Target, collate_detection
 from lk_downstream.export import network
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from torch import nn
 from lk_downstream import create_backbone, create_classifier
 from lk_downstream.data import DataModule
 from lk_downstream.data.classification_transforms import collate_images
-from lk_downstream.data.detection_module import collate_detection
+from lk_downstream.data.detection_batches import collate_detection
 from lk_downstream.detectors import FCOS
 from lk_downstream.errors import InputError
 from lk_downstream.heads import FCNHead
