@@ -49,11 +49,17 @@ def load(
     """
     chosen = _device(device)
     name = os.fspath(source)
-    opened = next(open_ for fits, open_ in SOURCES if fits(name))(name, chosen, tuple(trusted))
+    found = opened(name, chosen, trusted)
     try:
-        return predictor(opened.network, opened.preparation, chosen, batch_pixels)
+        return predictor(found.network, found.preparation, chosen, batch_pixels)
     except InputError as error:
         raise InputError(f"{name} {error}" if str(error).startswith("has ") else str(error)) from error
+
+
+def opened(source: str | os.PathLike, device: torch.device, trusted: Iterable[str] = ()) -> Opened:
+    """What a source holds, see :func:`load`."""
+    name = os.fspath(source)
+    return next(open_ for fits, open_ in SOURCES if fits(name))(name, device, tuple(trusted))
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -81,7 +87,9 @@ def _exported(path: str, device: torch.device, trusted: tuple[str, ...]) -> Open
     from lk_downstream import exported
 
     found = exported.open_exported(path, device=device)
-    return Opened(found, found.metadata.get("preparation") or {})
+    settings = found.metadata.get("preparation")
+    settings = dict(settings) if isinstance(settings, dict) else {}
+    return Opened(found, settings | {"palette": found.metadata.get("palette"), "inside": found.resizes})
 
 
 def _folder(path: str, device: torch.device, trusted: tuple[str, ...]) -> Opened:

@@ -12,7 +12,7 @@ import torch
 LONGEST = (
     "test_golden_detectors.py",
     "test_detection_task.py",
-    "test_export.py",
+    "test_files.py",
     "test_configs.py",
     "test_cli.py",
     "test_resume_changed.py",

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "lk_downstream"
 # In this order: a package imports only what stands above it. `errors` is everyone's.
 ORDER = ["ops", "backbones", "heads", "detectors", "data", "metrics", "reports", "inference", "optim"]
 ORDER += ["callbacks", "tasks"]
-ORDER += ["analysis", "integrations", "export", "cli", "commands"]  # integrations: for other people's pipelines
+# integrations: for other people's pipelines
+ORDER += ["analysis", "integrations", "export", "exported", "sharing", "loading", "cli", "commands"]
 FORBIDDEN = [("data", "backbones"), ("backbones", "data"), ("data", "heads"), ("data", "detectors")]
 OPENMMLAB, ITS_USERS = ("mmseg", "mmcv", "mmengine", "mmdet"), ("heads", "integrations")
 LOGGERS = "lightning.pytorch.loggers"

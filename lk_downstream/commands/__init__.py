@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": Command("write the predictions of a checkpoint for images", "recipes:predict"),
     "robustness": Command("evaluate a classifier on ImageNet-A, -R, -C and more; its shape bias", "recipes:robustness"),
     "export": Command("write a network as ONNX and as a program of torch.export", "export:main"),
+    "push": Command("share a trained model on the Hugging Face Hub, or write it to a folder", "push:main"),
     "average": Command("write the mean of the best or the last checkpoints of a run", "average:main"),
     "convert": Command("write a segmentation checkpoint in mmsegmentation's format", "convert:main"),
     "check-data": Command("read a data set and say what is in its masks, and what is wrong", "check_data:main"),

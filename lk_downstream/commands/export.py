@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Literal
 
 from lk_downstream.commands.parsing import call
@@ -17,6 +19,9 @@ def export(
     formats: list[Literal["onnx", "pt2"]] = ["onnx", "pt2"],  # noqa: B006
     deep: bool = True,
     multiple: int = 1,
+    resize: bool = True,
+    decide: bool = True,
+    weights_license: str | None = None,
 ) -> int:
     """Write a merged network as ONNX and as a program of torch.export, run both and compare them with the original.
 
@@ -25,23 +30,42 @@ def export(
 
     Args:
         output: Path of the files without suffix.
-        checkpoint: A checkpoint of this package's command line.
+        checkpoint: A checkpoint of this package's command line, or a run's folder.
         model: In place of a checkpoint, a classifier by its name in timm's registry, such as replknet_31b.
         weights: Of this classifier: a file, an address, or the name of published weights, such as in1k.
         num_classes: Of these weights, where they are not the usual ones.
         formats: onnx, pt2 or both.
         deep: Fold all norms that can be folded exactly.
-        multiple: Heights and widths are multiples of this; 32 for backbones that take no others.
+        multiple: Without resize, heights and widths are multiples of this; 32 for backbones that take no others.
+        resize: Make the test-time resize part of the file, which then takes images of any size.
+        decide: Make softmax, argmax, or box decoding and non-maximum suppression part of the file.
+        weights_license: Licence of the weights, which the file then says; of published weights it is known.
     """
     if (checkpoint is None) == (model is None):
         raise InputError("give either a checkpoint or a model")
-    from lk_downstream import export as exporting
-    from lk_downstream.tasks import load_task
+    import torch
 
-    source = load_task(checkpoint) if checkpoint else exporting.classifier(model, weights, num_classes)
-    for file in exporting.export(source, output, formats, deep, multiple):
+    from lk_downstream import export as exporting
+    from lk_downstream import loading
+
+    preparation = None
+    if checkpoint:
+        source, preparation = loading.opened(checkpoint, torch.device("cpu"))
+        if not isinstance(source, torch.nn.Module):
+            raise InputError(f"{checkpoint} has been exported: give the checkpoint that it comes from")
+    else:
+        source = exporting.classifier(model, weights, num_classes)
+    about = {"command": shlex.join(["lk-downstream", "export", *sys.argv[1:]])}
+    if weights_license:
+        about["license"] = weights_license
+    done = exporting.export(source, output, formats, deep, multiple, resize, decide, preparation, about)
+    for note in done[0].notes if done else ():
+        print(f"note: {note}")
+    for file in done:
         apart = ", ".join(f"{name} {value:.1e}" for name, value in file.differences.items())
-        print(f"{file.path}: run and compared, largest difference in standard deviations: {apart}")
+        print(f"{file.path}: run and compared, differences from the original: {apart}")
+    for file in done if done and done[0].metadata["channels"] == 3 else ():
+        print(f"\n# {file.path} in any program:\n{exporting.example(file.path, tuple(file.metadata['outputs']))}")
     return 0
 
 

@@ -73,7 +73,7 @@ class BBoxHead(nn.Module):
         Without regions one of zeros goes through and its result is dropped, so that batch norms stay finite and every
         parameter has a gradient (of zero).
         """
-        regions = len(x)
+        regions = x.shape[0]  # not len(), which a trace takes for fixed
         x = (x if regions else x.new_zeros(1, *x.shape[1:])).to(self.fc_cls.weight.dtype)
         x = self.shared_convs(x).flatten(1)
         for layer in self.shared_fcs:

@@ -47,7 +47,7 @@ class MaskHead(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Logits (R, 28, 28), float32, for the classes (R,) of regions with features (R, C, 14, 14)."""
         x = self.conv_logits(F.relu(self.upsample(self.convs(x.to(self.conv_logits.weight.dtype)))))
-        return x[torch.arange(len(labels), device=x.device), labels].float()
+        return x[torch.arange(labels.shape[0], device=x.device), labels].float()  # not len(): exported for any number
 
     @staticmethod
     def targets(masks: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class Preparation(ABC):
         if value_range is not None and not _is_range(value_range):
             raise InputError("has a value_range that is not two numbers, the smaller first")
         self.value_range = tuple(value_range) if value_range else None
+        self.resizes = self._get("inside", False) is not True  # else the network takes images as they are
 
     def _get(self, name: str, default: Any) -> Any:
         found = self.settings.get(name)
@@ -159,11 +160,13 @@ class DetectionPreparation(Preparation):
 
     def sample(self, given: Given) -> dict[str, Any]:
         """See :meth:`Preparation.sample`."""
+        if not self.resizes:
+            return {"image": given.image, "name": given.name}
         return self.resize({"image": given.image, "name": given.name, "image_id": 0, "file_name": given.name})
 
     def batch(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """See :meth:`Preparation.batch`."""
-        return collate_detection(samples)
+        return collate_detection(samples) if self.resizes else collate_evaluation(samples)
 
     def run(self, task: Any, batch: dict[str, Any], wanted: Wanted) -> list[dict[str, np.ndarray]]:
         """See :meth:`Preparation.run`."""
@@ -192,7 +195,8 @@ class ClassificationPreparation(Preparation):
 
     def sample(self, given: Given) -> dict[str, Any]:
         """See :meth:`Preparation.sample`."""
-        return self.resize({"image": given.image, "name": given.name})
+        sample = {"image": given.image, "name": given.name}
+        return self.resize(sample) if self.resizes else sample
 
     def batch(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """See :meth:`Preparation.batch`."""

@@ -25,7 +25,7 @@ from lk_downstream.errors import InputError, some
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.optim.half import EPS_FLOAT16, raise_eps
 from lk_downstream.optim.schedules import catch_up
-from lk_downstream.tasks import resume
+from lk_downstream.tasks import checkpoint_format, resume
 from lk_downstream.tasks.channels import of_channels
 from lk_downstream.tasks.determinism import refuse_unrepeatable
 
@@ -54,6 +54,7 @@ class Task(L.LightningModule):
             table with a row for each class); empty before the first.
         recipe: Class and arguments of the task as plain data, if it was made by the command line; saved in checkpoints,
             see :func:`lk_downstream.tasks.load_task`.
+        preparation: How images are prepared, where the task comes from a checkpoint that says it.
     """
 
     metrics: tuple[str, ...]
@@ -87,6 +88,7 @@ class Task(L.LightningModule):
         self.compile_backbone = compile
         self.results: dict[str, dict[str, Any]] = {}
         self.recipe: dict[str, Any] = {}
+        self.preparation: dict[str, Any] | None = None
         for name in ("mean", "std"):
             values = torch.tensor(getattr(backbone, name), dtype=torch.float32).view(-1, 1, 1) * 255
             self.register_buffer(name, values, persistent=False)
@@ -199,6 +201,7 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint for other classes or of another model in a sentence."""
+        checkpoint_format.check_format(checkpoint, "--ckpt_path: the file")
         classes = saved_classes(checkpoint)
         if classes and len(classes) != len(self.classes):
             raise InputError(
@@ -220,6 +223,7 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe, without the files that the run started from: a checkpoint is complete."""
         keep_average(self.trainer, self, checkpoint)
+        checkpoint[checkpoint_format.KEY] = checkpoint_format.VERSION
         if isinstance(data := self.trainer.datamodule, DataModule):
             checkpoint["preparation"] = data.preparation()
         if self.recipe:

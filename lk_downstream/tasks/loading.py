@@ -14,6 +14,7 @@ from lk_downstream.backbones.files import read
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.errors import InputError
 from lk_downstream.tasks.base import Task
+from lk_downstream.tasks.checkpoint_format import check_format
 
 
 def load_task(path: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
@@ -40,6 +41,7 @@ def task_of(content: dict[str, Any], label: str | os.PathLike, trusted: Iterable
     Raises:
         InputError: It is no checkpoint of this package, its recipe names other classes, or does not fit its weights.
     """
+    check_format(content, label)
     recipe, state = content.get("recipe"), content.get("state_dict")
     if not isinstance(recipe, dict) or not recipe or not isinstance(state, dict):
         raise InputError(f"{label} holds no recipe: it is no checkpoint of this package's command line")
@@ -61,6 +63,6 @@ def task_of(content: dict[str, Any], label: str | os.PathLike, trusted: Iterable
         raise InputError(f"{label} {error}") from error
     except Exception as error:  # whatever settings of other kinds make the parser and the classes raise
         raise InputError(f"{label} has a recipe that makes no model ({str(error).splitlines()[0]:.200})") from error
-    task.recipe = recipe
+    task.recipe, task.preparation = recipe, content.get("preparation")
     load_weights(task, state, verbose=False)
     return task.eval()

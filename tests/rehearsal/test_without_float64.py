@@ -44,7 +44,8 @@ def test_networks_are_merged_where_they_are(randomized, kind, name, deep):
 def test_what_is_exported_is_prepared(root):
     module = flows.data("segmentation", root)
     with Pretended("mps") as device, torch.no_grad():
-        network = export.network(flows.task("segmentation", module)).eval().to(device.device)
+        as_it_is = export.Inside(resize=False, decide=False)  # the resize computes in float64
+        network = export.network(flows.task("segmentation", module), as_it_is).eval().to(device.device)
         merged = reparameterize(network, deep=True)
         merged(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device.device))
 

@@ -23,7 +23,7 @@ from lk_downstream.data import ClassificationData, ImageNet
 from lk_downstream.data.synthetic import Synthetic
 from lk_downstream.data.synthetic_layouts import write_imagenet
 from lk_downstream.errors import InputError
-from lk_downstream.export import network
+from lk_downstream.export import Inside, network
 from lk_downstream.tasks import Classification, load_task
 
 ROOT = Path(__file__).parents[2]
@@ -224,7 +224,9 @@ def test_a_checkpoint_is_evaluated_and_loaded_by_itself(run):
     assert loaded.classes == cli.model.classes
     assert len(loaded.classes) == 1000
     torch.testing.assert_close(loaded.logits(images), cli.model.eval().logits(images), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(network(loaded)(images), loaded.logits(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network(loaded, Inside(False, False))(images), loaded.logits(images), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_evaluation_by_weights_and_in_the_papers_form(run):
