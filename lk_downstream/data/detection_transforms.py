@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -34,11 +34,31 @@ def resize_item(item: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
         result["target"] = {**item["target"], "boxes": _boxes(boxes * factors, size)}
         if "masks" in item["target"]:
             masks = item["target"]["masks"].as_subclass(Tensor)
-            resized = masks.new_zeros(0, *size)  # which interpolate does not bear
-            if len(masks):
-                resized = F.interpolate(masks[None], size, mode="nearest-exact")[0]
-            result["target"]["masks"] = tv_tensors.Mask(resized)
+            result["target"]["masks"] = tv_tensors.Mask(resize_masks(masks, size))
     return result
+
+
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks uint8 (K, H, W) resized to the nearest pixel, as PyTorch's ``nearest-exact``, in a third of its time.
+
+    Where a new pixel lies exactly between two, which happens on sides of a few pixels, PyTorch's own ways (contiguous,
+    channels last) take one or the other.
+
+    Args:
+        masks: On the CPU.
+        size: New height and width.
+    """
+    rows, columns = (_nearest(old, new) for old, new in zip(masks.shape[1:], size))
+    source = masks.numpy()
+    if len(rows) < source.shape[1]:  # the slow step is the one over columns: of as few rows as possible
+        return torch.from_numpy(source.take(rows, 1).take(columns, 2))
+    return torch.from_numpy(source.take(columns, 2).take(rows, 1))
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """The pixel of an axis that each new one takes, in float32, in which PyTorch counts, too."""
+    places = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * (np.float32(old) / np.float32(new))
+    return np.minimum(places.astype(np.intp), old - 1)
 
 
 def crop_item(item: dict[str, Any], top: int, left: int, height: int, width: int) -> dict[str, Any]:
@@ -163,6 +183,8 @@ class KeepVisible(v2.Transform):
         boxes = target["boxes"].as_subclass(Tensor)
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
         seen = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        if seen.all():  # most often; to choose among masks copies them
+            return {**item, "target": {**target, "boxes": _boxes(boxes, (height, width))}}
         kept = {name: target[name][seen] for name in ("labels", "iscrowd", "masks") if name in target}
         if "masks" in kept:
             kept["masks"] = tv_tensors.Mask(kept["masks"])

@@ -49,13 +49,22 @@ def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    batch = image.as_subclass(Tensor)[(None,) * (4 - image.ndim)]
+    batch = as_batch(image.as_subclass(Tensor)) if image.ndim == 3 else image.as_subclass(Tensor)
     if batch.dtype == torch.uint8 and batch.device.type != "cpu":
         resized = resize_bytes(batch, size)
     else:
         resized = F.interpolate(batch, size=tuple(size), mode="bilinear", align_corners=False)
     resized = resized[0] if image.ndim == 3 else resized
     return tv_tensors.wrap(resized, like=image) if isinstance(image, tv_tensors.TVTensor) else resized
+
+
+def as_batch(image: Tensor) -> Tensor:
+    """An image (C, H, W) as a batch of one that PyTorch takes for channels last where it is.
+
+    By ``image[None]`` it would not: the new dimension's stride has to be that of a whole image. The resize of bytes is
+    three to four times as fast there.
+    """
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
 
 
 class Window(NamedTuple):
@@ -181,7 +190,7 @@ def crop_image(image: Tensor, window: Window) -> Tensor:
     # By factor rather than by size: the window is a few pixels larger than the crop, the factor must stay exact. The
     # addition keeps rounding from making the result one pixel too small.
     factors = [zoom + 1e-6 / side for zoom, side in zip(window.zoom, (rows, columns))]
-    resized = F.interpolate(part[None], scale_factor=factors, mode="bilinear", align_corners=False)[0]
+    resized = F.interpolate(as_batch(part), scale_factor=factors, mode="bilinear", align_corners=False)[0]
     return resized[:, : window.size[0], : window.size[1]]
 
 

@@ -13,6 +13,7 @@ from lk_downstream.data.detection_transforms import (
     ResizeToFit,
     crop_item,
     resize_item,
+    resize_masks,
     training_transform,
 )
 from lk_downstream.errors import InputError
@@ -168,3 +169,14 @@ def test_torchvisions_own_steps_fit_in():
 def test_impossible_sizes_are_refused_at_once(step, options, sentence):
     with pytest.raises(InputError, match=sentence):
         step(**options)
+
+
+@pytest.mark.parametrize("old", [(3, 7), (48, 64), (333, 500), (427, 640), (1024, 2048)])
+def test_masks_are_resized_as_by_pytorch(old):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(0, 2, (3, *old), generator=generator).to(torch.uint8)
+    for _ in range(12):
+        size = tuple(torch.randint(1, 900, (2,), generator=generator).tolist())
+        expected = torch.nn.functional.interpolate(masks[None], size, mode="nearest-exact")[0]
+        assert torch.equal(resize_masks(masks, size), expected), size
+    assert resize_masks(masks[:0], (5, 9)).shape == (0, 5, 9)

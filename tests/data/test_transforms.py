@@ -9,6 +9,7 @@ from lk_downstream.data.distortion import PhotoMetricDistortion, distort
 from lk_downstream.data.transforms import (
     PadToSize,
     RandomResizeCrop,
+    as_batch,
     crop_image,
     crop_labels,
     keep_ratio_size,
@@ -214,3 +215,17 @@ def test_masks_are_not_distorted():
     torch.manual_seed(1)
     for _ in range(10):
         assert torch.equal(PhotoMetricDistortion()(item)["mask"], item["mask"])
+
+
+def test_a_decoded_image_is_resized_by_the_fast_way():
+    """Pixels of three bytes, as decoders give them: the result has the same bytes, in the same order of memory."""
+    pixels = torch.randint(0, 256, (60, 90, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    image = pixels.permute(2, 0, 1)
+    batch = as_batch(image)
+    assert torch.equal(batch[0], image)
+    assert batch.data_ptr() == image.data_ptr()
+    resized = torch.nn.functional.interpolate(batch, (80, 70), mode="bilinear")
+    assert resized.is_contiguous(memory_format=torch.channels_last)  # what PyTorch's fast kernel gives
+    assert torch.equal(resized[0], resize_image(image.contiguous(), (80, 70)))
+    assert torch.equal(resize_image(image, (80, 70)), resized[0])
+    assert as_batch(image.contiguous()).is_contiguous()
