@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -92,6 +93,11 @@ def read(source: str | Path) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes the readers raise
+        if not safetensors and (protocol := _protocol(path)) > 3:
+            raise InputError(
+                f"{path} cannot be read as weights: it is written by pickle protocol {protocol}, which PyTorch reads only "
+                "by running what it names; save it by torch.save with its own pickle_protocol (2), or as safetensors."
+            ) from error
         raise _damaged(path, error) from error
     if not isinstance(content, dict):
         kind = "whole pickled object" if isinstance(content, _Inert) else type(content).__name__
@@ -158,6 +164,22 @@ def _checked(source: str | Path) -> tuple[Path, bool]:
     if start.startswith(b"PK") and not trust.is_zip(path):
         raise InputError(f"{path} ends too early; download or copy it again.")
     return path, start[8:9] == b"{"
+
+
+def _protocol(path: Path) -> int:
+    """Of the pickle in a weight file; 0 where it cannot be told."""
+    try:
+        if trust.is_zip(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                with archive.open(name) as file:
+                    start = file.read(2)
+        else:
+            with open(path, "rb") as file:
+                start = file.read(2)
+    except (OSError, StopIteration, zipfile.BadZipFile):
+        return 0
+    return start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

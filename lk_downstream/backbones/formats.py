@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from lk_downstream.backbones.foreign import to_timm
+
 # A state dict is wrapped under one of these keys, tried in this order; the authors of all three families start
 # downstream training from weights that are not averaged, so `model_ema` comes last.
 CONTAINERS = ("state_dict", "model", "module", "model_ema", "state_dict_ema")
 
 # What trainers and wrappers put in front of every name.
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = ("module.",)
 
 # Under what name a trained network stands in a larger state dict.
 NETWORKS = ("backbone.", "model.", "network.", "net.", "encoder.")
@@ -85,7 +87,12 @@ def unwrap(checkpoint: Mapping, key: str | None = None) -> dict[str, Tensor]:
     else:
         while any(isinstance(checkpoint.get(name), Mapping) for name in CONTAINERS):
             checkpoint = next(checkpoint[name] for name in CONTAINERS if isinstance(checkpoint.get(name), Mapping))
-    state = {str(name): value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    # torch.compile leaves its mark wherever a module was compiled.
+    state = {
+        re.sub(r"(^|\.)_orig_mod\.", r"\1", str(name)): value
+        for name, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
     while prefix := next((p for p in WRAPPERS if state and all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
@@ -101,7 +108,7 @@ def family(network: Mapping[str, Tensor]) -> str | None:
 
 def convert(state: Mapping[str, Tensor]) -> Published:
     """Bring a flat state dict of any published format into the names of this package."""
-    network, parts = dict(state), {}
+    network, parts = to_timm(state), {}
     while prefix := next((p for p in NETWORKS if family(network) is None and _has(network, p)), None):
         parts |= _by_first_name({key: value for key, value in network.items() if not key.startswith(prefix)})
         network = {key.removeprefix(prefix): value for key, value in network.items() if key.startswith(prefix)}

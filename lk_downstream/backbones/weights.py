@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
@@ -64,8 +65,8 @@ def load_weights(
     """Load weights in any published format into ``model``; nothing is changed if they do not fit.
 
     Known are the authors' classification, segmentation and detection files of ConvNeXt, RepLKNet and SLaK, their
-    copies by mmpretrain and mmsegmentation, timm's files (also safetensors), and this package's checkpoints. Code in
-    a file is never run.
+    copies by mmpretrain and mmsegmentation, timm's files (also safetensors), torchvision's and transformers' ConvNeXt,
+    and this package's checkpoints. Code in a file is never run.
 
     A classifier for another number of classes is left out, with a note. What a file cannot have (the classifier of a
     detector's backbone, the per-level norms and heads of an ImageNet classifier) may be missing. An input convolution
@@ -75,7 +76,7 @@ def load_weights(
         model: a timm classifier, a :class:`Classifier`, a :class:`Backbone`, or a task, which has a ``backbone`` and
             may have a ``head`` and an ``auxiliary_head`` (mmsegmentation's decode_head and auxiliary_head).
         source: path, address, name of published weights (``in1k``, or ``convnext_tiny.in1k`` where the model has no
-            name), or a state dict.
+            name), or a state dict. ``FILE#key=model_ema`` and ``FILE#key=model_ema,strict=false`` say the next two.
         strict: refuse if any tensor of the network, or of a head that both file and model have, finds no counterpart.
             Otherwise half of the network's tensors suffice.
         key: which entry of the file to take, such as model_ema; by default state_dict, model or module, or the file.
@@ -85,6 +86,8 @@ def load_weights(
         InputError: the source cannot be read, or does not fit the model.
     """
     layout = _Layout(model)
+    source, options = _with_options(source)
+    strict, key = options.get("strict", strict), options.get("key", key)
     checkpoint, label = _read(source, layout.name)
     try:
         state = formats.unwrap(checkpoint, key)
@@ -100,6 +103,26 @@ def load_weights(
     if verbose and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
         print(report)
     return report
+
+
+def _with_options(source: str | os.PathLike | Mapping) -> tuple[str | os.PathLike | Mapping, dict[str, Any]]:
+    """The source without what stands behind a ``#``, and that: ``key=NAME``, ``strict=false``, or both with a comma."""
+    if not isinstance(source, str) or "#" not in source or os.path.exists(source):
+        return source, {}
+    path, _, text = source.rpartition("#")
+    options: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name == "key" and value:
+            options["key"] = value
+        elif name == "strict" and value in ("true", "false"):
+            options["strict"] = value == "true"
+        else:
+            raise InputError(
+                f"{source}: behind # stand key=NAME, the entry of the file, strict=false, which loads what fits, or "
+                f"both with a comma, and not {part!r}"
+            )
+    return path, options
 
 
 def _read(source: str | os.PathLike | Mapping, architecture: str) -> tuple[Mapping, str]:
@@ -236,7 +259,8 @@ def _judge(layout: _Layout, published: formats.Published, match: _Match, label: 
         raise InputError(
             f"{label} does not fit {layout.name} ({counts}, such as {_shortened(wrong, 3)}): the file looks like "
             f"{formats.describe(published.network)}; the model is {formats.describe(layout.network.state_dict())}"
-            f"{_merge_hint(published, layout)}{'; strict=False loads what fits' if share >= 0.5 else ''}."
+            f"{_merge_hint(published, layout)}"
+            f"{'; strict=False loads what fits, on a command line FILE#strict=false' if share >= 0.5 else ''}."
         )
     return report
 
