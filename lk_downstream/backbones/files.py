@@ -96,7 +96,8 @@ def read(source: str | Path) -> dict[str, Any]:
         if not safetensors and (protocol := _protocol(path)) > 3:
             raise InputError(
                 f"{path} cannot be read as weights: it is written by pickle protocol {protocol}, which PyTorch reads "
-                "only by running what it names; save it by torch.save with its own pickle_protocol (2), or as safetensors."
+                "only by running what it names; save it by torch.save with its own pickle_protocol (2), or as "
+                "safetensors."
             ) from error
         raise _damaged(path, error) from error
     if not isinstance(content, dict):

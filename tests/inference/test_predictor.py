@@ -23,7 +23,7 @@ FIELDS = ("mask", "boxes", "scores", "labels", "masks", "probabilities")
 
 @pytest.fixture(scope="module")
 def models(trained):
-    return {task: lk_downstream.load(paths["run"] / "checkpoints/last.ckpt", "cpu") for task, paths in trained.items()}
+    return {task: lk_downstream.load(trained[task]["run"] / "checkpoints/last.ckpt", "cpu") for task in TASKS}
 
 
 def files(folder):
@@ -127,12 +127,13 @@ def test_probabilities_and_top(models, trained):
             assert models[task].predict(path, top=2).labels.tolist() == plain.labels[:2].tolist()
             np.testing.assert_array_equal(full.probabilities[full.labels], full.scores)
             assert (abs(full.probabilities.sum() - 1) < 1e-4) == (task == "classification")
-    with pytest.raises(InputError, match="leave out probabilities"):
+    with pytest.raises(InputError, match="leave them out"):
         models["detection"].predict(np.zeros((9, 9, 3), np.uint8), probabilities=True)
 
 
 def test_a_run_is_its_best_checkpoint_and_old_ones_are_read(models, trained, tmp_path):
-    for task, paths in trained.items():
+    for task in TASKS:
+        paths = trained[task]
         path = files(paths["images"])[0]
         same(lk_downstream.load(paths["run"]).predict(path), models[task].predict(path))  # of one step
         content = torch.load(paths["run"] / "checkpoints/last.ckpt", weights_only=True)
