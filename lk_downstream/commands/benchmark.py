@@ -10,7 +10,8 @@ DESCRIPTION = """Speed of large-kernel convolutions and backbones against plain 
 
 lk-downstream benchmark layers --batch 2 --channels 64 --sizes 16 32 --kernels 7 31 --depth 1
 lk-downstream benchmark networks --models replknet_31b slak_tiny --batch 1
-lk-downstream benchmark layers --device cuda --dtype bfloat16"""
+lk-downstream benchmark layers --device cuda --dtype bfloat16
+lk-downstream benchmark runtimes --batch 1 --channels 128 --kernels 13 31"""
 BACKBONES = ["replknet_31b", "replknet_31l", "replknet_xl", "slak_tiny", "slak_small", "slak_base", "convnext_tiny"]
 
 
@@ -18,7 +19,9 @@ def main(args: list[str]) -> int:
     """Measure by the words of a command line."""
     parser = new_parser("benchmark", DESCRIPTION)
     parser.add_argument(
-        "what", choices=("layers", "networks"), help="Table 1 of the RepLKNet paper, or whole backbones"
+        "what",
+        choices=("layers", "networks", "runtimes"),
+        help="Table 1 of the RepLKNet paper, whole backbones, or large kernels in the runtimes of exported files",
     )
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
@@ -49,6 +52,17 @@ def main(args: list[str]) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.what == "runtimes":
+        from lk_downstream.analysis import runtimes
+
+        rows = runtimes.kernels(
+            options.channels, options.sizes or (14, 28, 56), options.kernels, options.batch, options.rounds
+        )
+        print(f"processor time, ms, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
+        print(" | ".join(rows[0]))
+        for row in rows:
+            print(" | ".join(f"{value:.3g}" for value in row.values()))
+        return 0
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     common = {
         "batch": options.batch,

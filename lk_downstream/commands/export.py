@@ -22,6 +22,7 @@ def export(
     resize: bool = True,
     decide: bool = True,
     weights_license: str | None = None,
+    pad_kernels: bool = False,
 ) -> int:
     """Write a merged network as ONNX and as a program of torch.export, run both and compare them with the original.
 
@@ -40,6 +41,7 @@ def export(
         resize: Make the test-time resize part of the file, which then takes images of any size.
         decide: Make softmax, argmax, or box decoding and non-maximum suppression part of the file.
         weights_license: Licence of the weights, which the file then says; of published weights it is known.
+        pad_kernels: Give large kernels in ONNX files a form that onnxruntime computes faster, and OpenVINO slower.
     """
     if (checkpoint is None) == (model is None):
         raise InputError("give either a checkpoint or a model")
@@ -58,7 +60,7 @@ def export(
     about = {"command": shlex.join(["lk-downstream", "export", *sys.argv[1:]])}
     if weights_license:
         about["license"] = weights_license
-    done = exporting.export(source, output, formats, deep, multiple, resize, decide, preparation, about)
+    done = exporting.export(source, output, formats, deep, multiple, resize, decide, preparation, about, pad_kernels)
     for note in done[0].notes if done else ():
         print(f"note: {note}")
     for file in done:

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from lk_downstream.backbones import reparameterize
 from lk_downstream.errors import InputError, near_names
-from lk_downstream.export import metadata, selection
+from lk_downstream.export import kernels, metadata, selection
 from lk_downstream.export.comparison import TRIED, compare
 from lk_downstream.export.models import network
 from lk_downstream.export.networks import Inside, Network
@@ -27,6 +27,7 @@ FORMATS = ("onnx", "pt2")
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Height and width that are traced, not computed; no side of any map is 1, which a trace would take for fixed.
 EXAMPLE = (256, 320)
+USUAL = (512, 512)  # height and width of the image by which the usual size of maps is told
 LARGEST = 8192  # pixels, the longest side that the network sees
 LARGEST_IMAGE = 65_536  # the longest side of an image that is resized inside
 SINGLE_FILE = 1_800_000_000  # bytes of weights that fit into one ONNX file, which may have 2 GiB
@@ -54,6 +55,7 @@ def export(
     decide: bool = True,
     preparation: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    pad_kernels: bool = False,
 ) -> list[Exported]:
     """Merge a network, write it in some formats, run what was written and compare it with the original.
 
@@ -67,6 +69,7 @@ def export(
         resize: whether the test-time resize is part of the file; else images have to come in the network's size.
         decide: whether softmax, argmax, or box decoding and non-maximum suppression are part of the file.
         preparation: how the test-time resize is done, as checkpoints keep it; None: the model's own, or the papers'.
+        pad_kernels: give large kernels in ONNX files the form that onnxruntime computes faster, and others slower.
         about: what else the file is to say of itself, such as the licence of the weights, see :mod:`.metadata`.
 
     Raises:
@@ -83,7 +86,7 @@ def export(
     merged = reparameterize(original, deep=deep).requires_grad_(False)
     exact_pools(merged)
     shapes = _shapes(original, multiple)
-    programs = Programs(merged, shapes)
+    programs = Programs(merged, shapes, pad_kernels)
     texts = metadata.of(model, original, about)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -129,10 +132,11 @@ class Programs:
     Args:
         network: it is merged.
         shapes: which dimensions of its input may be of any size.
+        pad_kernels: see :func:`export`.
     """
 
-    def __init__(self, network: Network, shapes: tuple[dict[int, Dim]]):
-        self.network, self.shapes = network, shapes
+    def __init__(self, network: Network, shapes: tuple[dict[int, Dim]], pad_kernels: bool = False):
+        self.network, self.shapes, self.pad_kernels = network, shapes, pad_kernels
         self._traced: dict[Any, ExportedProgram] = {}
 
     def of(self, suppress: selection.Suppress | None) -> ExportedProgram:
@@ -192,6 +196,10 @@ def _write_onnx(programs: Programs, path: Path, texts: dict[str, Any]) -> Runner
     written.model.metadata_props.update(metadata.to_texts(texts))
     written.model.doc_string = texts["description"]
     written.save(path, external_data=weights > SINGLE_FILE)
+    if programs.pad_kernels:
+        model = onnx.load(path, load_external_data=False)
+        kernels.pad_before(model, kernels.usual_maps(programs.network, *USUAL))
+        onnx.save(model, path)
     onnx.checker.check_model(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -89,6 +89,23 @@ def test_files_segment_as_the_task_does(format, written):
 
 
 @needs_onnx
+def test_openvino_gives_what_onnxruntime_does(written):
+    openvino = pytest.importorskip("openvino")
+    for name, make in (("segmentation", segmentation), ("detection", lambda: small_models.detection(MaskRCNN))):
+        _, done = written(name, make, ["onnx", "pt2"] if name == "segmentation" else ["onnx"])
+        model, run = openvino.Core().compile_model(done[0].path, "CPU"), plain(done[0].path)
+        for batch in small_models.images(3, seed=5):
+            found = model(batch.numpy())
+            for index, (output, expected) in enumerate(run(batch).items()):
+                got = torch.from_numpy(found[index])
+                assert got.shape == expected.shape, output
+                if output == "classes":
+                    assert (got != expected).float().mean() < 1e-3
+                else:
+                    torch.testing.assert_close(got.to(expected.dtype), expected, rtol=0, atol=1e-2)
+
+
+@needs_onnx
 def test_what_a_file_says_of_itself(written):
     task, done = written("segmentation", segmentation, ["onnx", "pt2"])
     one, other = (exported.open_exported(file.path).metadata for file in done)
