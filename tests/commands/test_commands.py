@@ -69,6 +69,7 @@ NEEDED = {
     "plot": ["run_0"],
     "compare": ["run_0"],
     "report": ["run_0"],
+    "push": ["run_0", "me/shapes"],
     "benchmark": ["layers"],
 }
 
