@@ -34,7 +34,7 @@ def load(
     """A trained model, ready to predict.
 
     What it reads is data: nothing in a file is run, and a recipe may name the classes of
-    :data:`lk_downstream.trust.CLASSES` alone.
+    :data:`lk_downstream.trust_recipes.CLASSES` alone.
 
     Args:
         source: A checkpoint; the folder of a run (its best checkpoint); an exported file (``.onnx``, ``.pt2``); a

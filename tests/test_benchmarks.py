@@ -8,6 +8,7 @@ import pytest
 TOOLS = Path(__file__).parents[1] / "tools"
 SMALLEST = {
     "pipeline": "--images 2 --workers 1 --tasks segmentation detection",
+    "archives": "--images 8",
     "metric": "--images 1",
     "scoring": "--images 4 --detections 10",
     "step": "--segmentor convnext_atto --crop 64 --detector convnext_atto --batch 2 --models upernet",

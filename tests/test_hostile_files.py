@@ -15,7 +15,7 @@ import fuzzing
 import pytest
 import torch
 
-from lk_downstream import trust
+from lk_downstream import trust_recipes
 from lk_downstream.backbones import files
 from lk_downstream.errors import InputError
 from lk_downstream.tasks import load_task
@@ -295,7 +295,7 @@ def test_a_class_that_the_user_trusts(checkpoint, tmp_path):
 def test_the_trusted_classes_are_there():
     from lk_downstream.parser_errors import imported
 
-    for name in trust.CLASSES:
+    for name in trust_recipes.CLASSES:
         if name != "torch.optim.Muon":  # of torch 2.9
             assert callable(imported(name)), name
 

@@ -2,7 +2,7 @@
 
 python tools/benchmark.py layers --batch 2 --channels 64 --sizes 16 32 --kernels 7 31 --depth 1
 python tools/benchmark.py networks --models replknet_31b slak_tiny --batch 1
-python tools/benchmark.py pipeline      # also: metric, scoring, step, start
+python tools/benchmark.py pipeline      # also: archives, metric, scoring, step, start
 python tools/benchmark.py table benchmark/*.json --readme README.md
 """
 

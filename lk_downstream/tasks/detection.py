@@ -115,6 +115,11 @@ class Detection(Task):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
+    def setup(self, stage: str) -> None:
+        """Forget whose objects the detections were scored by: the next run may have other data."""
+        super().setup(stage)
+        self.evaluator = None
+
     def on_validation_epoch_start(self) -> None:
         """Forget the detections of the last validation."""
         data = self.trainer.datamodule

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from lk_downstream import trust
 from lk_downstream.backbones.files import read
 from lk_downstream.backbones.weights import load_weights
 from lk_downstream.errors import InputError
 from lk_downstream.tasks.base import Task
 from lk_downstream.tasks.checkpoint_format import check_format
+from lk_downstream.trust_recipes import check_recipe
 
 
 def load_task(path: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
@@ -30,7 +30,7 @@ def load_task(path: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
 def task_of(content: dict[str, Any], label: str | os.PathLike, trusted: Iterable[str] = ()) -> Task:
     """The task of what a checkpoint holds, in eval mode on the CPU.
 
-    It is taken as data: the recipe may name the classes of :data:`lk_downstream.trust.CLASSES` alone, and nothing is
+    It is taken as data: the recipe may name the classes of ``lk_downstream.trust_recipes`` alone, and nothing is
     fetched.
 
     Args:
@@ -46,13 +46,11 @@ def task_of(content: dict[str, Any], label: str | os.PathLike, trusted: Iterable
     if not isinstance(recipe, dict) or not recipe or not isinstance(state, dict):
         raise InputError(f"{label} holds no recipe: it is no checkpoint of this package's command line")
     try:
-        trust.check_recipe(recipe, trusted)
+        check_recipe(recipe, trusted)
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(Task, "task")
         settings = parser.parse_object({"task": recipe})
-        trust.check_recipe(
-            settings.clone().as_dict()["task"], trusted
-        )  # with the names that stand for classes resolved
+        check_recipe(settings.clone().as_dict()["task"], trusted)  # with the names that stand for classes resolved
         with torch.device("meta"):  # without memory: the sizes, too, are of the file's choice
             sizes = parser.instantiate_classes(settings).task.state_dict()
         other = [name for name, tensor in sizes.items() if name not in state or state[name].shape != tensor.shape]

@@ -142,7 +142,6 @@ SETS = {"CamVid": camvid, "BCCD": bccd, "hymenoptera": hymenoptera}
 
 def metrics(task, data, folder):
     """All that a validation gives, by name."""
-    task.evaluator = None  # of detections, which knows the objects of the form before
     return L.Trainer(**TRAINER, default_root_dir=folder).validate(task, data(), verbose=False)[0]
 
 

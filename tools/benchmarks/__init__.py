@@ -14,6 +14,7 @@ from pathlib import Path
 # name -> what it measures
 PARTS = {
     "pipeline": "training images, from files to what a network takes",
+    "archives": "images from archives and Parquet files, beside loose files",
     "metric": "counting the pixels of a segmentation",
     "scoring": "COCO's average precision",
     "step": "training steps and predicted images of whole models",

@@ -1,6 +1,6 @@
-"""Reading and decoding JPEG images from archives and Parquet files beside loose files, in alternating rounds.
+"""Reading and decoding 500 x 375 JPEG images in random order, from archives and Parquet files beside loose files.
 
-``python tools/benchmark_archives.py``: medians of processor time per image (500 x 375), in random order.
+Parquet files are read by the places of their values and, as before these are known, by the row group.
 """
 
 from __future__ import annotations
@@ -8,26 +8,23 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import statistics
-import sys
 import tarfile
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
-import pyarrow as arrow
+import torch
 from PIL import Image
-from pyarrow.parquet import write_table
 
+from benchmarks.sides import Race
 from lk_downstream.archives import Place
 from lk_downstream.data import ClassParquet
 from lk_downstream.data.reading import load_image
 
+ROUNDS = 7
 COPIES = 16  # of all images in a Parquet file, so that next to none is in a row group that was just read
 # Row groups as Hugging Face's ``datasets`` has written them: 100 or 1000 rows by Snappy; of late 100 MB, not packed.
 PARQUET = {
@@ -38,11 +35,12 @@ PARQUET = {
 BY_GROUPS = ", by the row group"  # as before anything is known of a file
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+
+
+def races(options: argparse.Namespace) -> Iterator[Race]:
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LK_CACHE"] = f"{folder}/cache"
         places = write(Path(folder), options.images)
@@ -58,15 +56,14 @@ def main() -> None:
                     else:
                         place[number + options.images * (number % COPIES)]
                 times[name].append(1000 * (time.process_time() - start) / len(numbers))
-    width = max(map(len, times))
-    loose = statistics.median(times["loose files"])
-    for name, values in times.items():
-        median, spread = statistics.median(values), f"{min(values):.2f} to {max(values):.2f}"
-        print(f"{name:{width}} {median:6.2f} ms ({spread})  {median / loose:.2f} times")
+    yield Race("reading images", "500 x 375 JPEG in random order, one thread, processor time", "ms/image", times)
 
 
 def write(root: Path, count: int) -> dict[str, Path | ClassParquet]:
     """Generated images, loose, in archives, and in a Parquet file with 100 in a row group, as Hugging Face has them."""
+    import pyarrow as arrow
+    from pyarrow.parquet import write_table
+
     generator = np.random.default_rng(0)
     (root / "images").mkdir()
     for number in range(count):
@@ -106,7 +103,3 @@ class Nowhere:
     def know(self, row: int) -> bool:
         """That none is to be found."""
         return True
-
-
-if __name__ == "__main__":
-    main()
