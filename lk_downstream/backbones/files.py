@@ -178,7 +178,7 @@ def _protocol(path: Path) -> int:
         else:
             with open(path, "rb") as file:
                 start = file.read(2)
-    except (OSError, StopIteration, zipfile.BadZipFile):
+    except Exception:  # whatever a damaged archive makes the reader raise
         return 0
     return start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
 

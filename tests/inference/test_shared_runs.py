@@ -37,7 +37,7 @@ def test_others_get_the_same_predictions_to_the_bit(task, trained, tmp_path, mon
     expected = lk_downstream.load(trained[task]["run"], device="cpu").predict(image)
     assert tuple(found["classes"]) == tuple(expected.classes)
     kinds = [kind for kind in found.files if kind != "classes"]
-    assert kinds == (["mask"] if task == "segmentation" else ["boxes", "scores", "labels"])
+    assert kinds == (["mask"] if task == "segmentation" else ["boxes", "scores", "labels", "masks"])
     for kind in kinds:
         assert np.array_equal(found[kind], getattr(expected, kind)), kind
     card = (tmp_path / "hub" / "me" / task / "README.md").read_text(encoding="utf-8")
