@@ -42,7 +42,9 @@ TWO_STAGE = {
 
 
 def backbone():
-    return create_backbone("test_replknet", layers=SHALLOW)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return create_backbone("test_replknet", layers=SHALLOW)
 
 
 def _spread(model, seed=0):
@@ -91,7 +93,9 @@ def segmentation(rule="whole", classes=CLASSES, head=None):
 
 
 def classification():
-    task = _spread(Classification(create_classifier("test_replknet", num_classes=4, layers=SHALLOW), CLASSES))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task = _spread(Classification(create_classifier("test_replknet", num_classes=4, layers=SHALLOW), CLASSES))
     task.preparation = {"size": 64, "crop": 0.875}
     return task
 

@@ -46,7 +46,7 @@ def same_detections(expected, outputs, image, apart=1e-3):
 
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_detections_of_a_batch_are_those_of_each_image(kind):
-    task = small_models.detection(kind)
+    task = small_models.detection(kind).double()  # in float32 rounding chooses between candidates of nearly one score
     exported = network(task)
     counts, labels = [], set()
     with torch.no_grad():
@@ -74,17 +74,20 @@ def test_class_maps_are_those_of_the_task(rule, number):
     task = small_models.segmentation(rule, tuple(str(i) for i in range(number)))
     classes, logits = network(task), network(task, Inside(decide=False))
     sizes = [(1, 3, 20, 230), (1, 3, 97, 33)]
-    others = [torch.randint(0, 256, size, dtype=torch.uint8) for size in sizes]
+    generator = torch.Generator().manual_seed(0)
+    others = [torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for size in sizes]
+    seen = set()
     with torch.no_grad():
         for batch in (*small_models.images(2, batch=2), *others):
             expected = task.predict(batch)
-            assert len(expected.unique()) > 1
+            seen |= set(expected.unique().tolist())
             got = classes(batch)
             assert got.dtype == torch.uint8
             assert got.shape == expected.shape
             assert (got != expected).float().mean() < 2e-4  # where two classes are equal to the last digits
             values = logits(batch)
             assert (values.argmax(1) == got).all()
+    assert len(seen) > 1
 
 
 def test_probabilities_are_those_of_the_task():
