@@ -12,8 +12,11 @@ SMALLEST = {
     "metric": "--images 1",
     "scoring": "--images 4 --detections 10",
     "step": "--segmentor convnext_atto --crop 64 --detector convnext_atto --batch 2 --models upernet",
+    "exported": "--tasks classifier --classifier test_convnext --side 64",
+    "large": "--size 300 --whole 200 --tile 128 --overlap 32 --channels 8",
     "start": "--answers=--help",
 }
+NEEDED = {"exported": "onnxruntime", "large": "resource"}
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +29,8 @@ def test_it_runs_and_writes_both_sides(name, tmp_path, capsys, monkeypatch):
     import benchmarks
     from benchmarks import start
 
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name])
     monkeypatch.setattr(start, "BARE", "import json")  # what they import takes seconds
 
     assert benchmarks.main([name, *SMALLEST[name].split(), "--rounds", "1", "--output", str(tmp_path)]) == 0
@@ -34,9 +39,15 @@ def test_it_runs_and_writes_both_sides(name, tmp_path, capsys, monkeypatch):
     assert content["command"].startswith(f"python tools/benchmark.py {name}")
     assert content["races"]
     for race in content["races"]:
-        assert len(race["sides"]) > 1
+        assert len(race["sides"]) > (name != "large")  # an image that cannot be predicted whole has one
         assert all(len(values) == 1 and values[0] > 0 for values in race["sides"].values())
-    assert "times as fast" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "times as fast" in said
+    if name == "exported":
+        assert {"onnx by onnxruntime", "pt2 by torch.export"} <= set(content["races"][0]["apart"])
+        assert all(found["probabilities"] < 1e-3 for found in content["races"][0]["apart"].values())
+    if name == "large":
+        assert "100 % of the pixels alike" in said
 
 
 def test_the_table_of_the_readme(tmp_path):
@@ -65,11 +76,34 @@ def test_the_table_of_the_readme(tmp_path):
     assert "python tools/benchmark.py metric" in text
 
 
+def test_the_table_of_exported_files(tmp_path, capsys):
+    import benchmarks
+    from benchmarks import sides, table
+
+    times = {sides.OURS: [4.0], "onnx by onnxruntime": [8.0]}
+    race = sides.Race(
+        "detection", "one thread", "ms/image", times, {"onnx by onnxruntime": {"boxes": 0.001, "count": 0}}
+    )
+    sides.write(tmp_path / "exported.json", [race], ["python", "tools/benchmark.py", "exported"])
+    readme = tmp_path / "README.md"
+    places = (table.BEGIN_EXPORTED, table.END, table.BEGIN, "the table of speed", table.END)
+    readme.write_text("\n".join(places), encoding="utf-8")
+    assert benchmarks.main(["table", str(tmp_path / "exported.json"), "--readme", str(readme)]) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("| detection")] == [
+        "| detection: one thread | lk_downstream | (the model itself) | 4 |",
+        "| detection: one thread | onnx by onnxruntime | boxes 1.0e-03, count 0.0e+00 | 8 |",
+    ]
+    assert text.endswith("\n".join(places[2:]))
+    assert benchmarks.main(["table", str(tmp_path / "exported.json")]) == 0
+    assert "python tools/benchmark.py exported" in capsys.readouterr().out
+
+
 def test_a_readme_without_the_place_is_refused(tmp_path):
     import benchmarks
     from benchmarks import sides
 
-    sides.write(tmp_path / "some.json", [], ["x"])
+    sides.write(tmp_path / "some.json", [sides.Race("a", "", "s", {"x": [1.0], sides.OURS: [1.0]})], ["x"])
     (tmp_path / "README.md").write_text("nothing", encoding="utf-8")
     with pytest.raises(SystemExit, match="has no place for the table"):
         benchmarks.main(["table", str(tmp_path / "some.json"), "--readme", str(tmp_path / "README.md")])

@@ -18,6 +18,8 @@ PARTS = {
     "metric": "counting the pixels of a segmentation",
     "scoring": "COCO's average precision",
     "step": "training steps and predicted images of whole models",
+    "exported": "exported files in their runtimes: time of an image, and differences from the model",
+    "large": "classes of images too large for the memory: time and peak memory",
     "start": "processor time of the command line until it answers",
     "table": "the table of the README from the files of the others",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,12 +25,14 @@ class Race:
         conditions: Sizes, threads and the like.
         unit: Of the values; with ``/s`` at its end more is better, else less.
         sides: Values of each side, one a round. The first side is the one that the others are compared with.
+        apart: Of sides whose outputs were compared with the first's: the largest difference of each output.
     """
 
     what: str
     conditions: str
     unit: str
     sides: Mapping[str, Sequence[float]]
+    apart: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def median(self, side: str) -> float:
         """Of a side's values."""
@@ -79,8 +81,16 @@ def show(race: Race) -> str:
     for name, values in race.sides.items():
         spread = f"({_number(min(values))} to {_number(max(values))})"
         median = _number(race.median(name))
-        lines.append(f"  {name:34s} {median:>8s} {race.unit:9s} {spread:20s} {race.times(name):6.2f} times as fast")
+        times = f"{race.times(name):6.2f} times as {'little' if race.unit == 'GiB' else 'fast'}"
+        lines.append(
+            f"  {name:34s} {median:>8s} {race.unit:9s} {spread:20s} {times}  {differences(race, name)}".rstrip()
+        )
     return "\n".join(lines)
+
+
+def differences(race: Race, side: str) -> str:
+    """How far the outputs of a side are from the first's, in words."""
+    return ", ".join(f"{name} {value:.1e}" for name, value in race.apart.get(side, {}).items())
 
 
 def _number(value: float) -> str:
