@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    usual = ("upernet", "retinanet", "mask_rcnn", "classifier")
+    usual = ("upernet", "mask_rcnn", "classifier")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=usual)
     parser.add_argument("--segmentor", default="convnext_tiny", help="backbone of UPerNet")
     parser.add_argument("--crop", type=int, default=512, help="side of its images")
@@ -47,11 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def races(options: argparse.Namespace) -> Iterator[Race]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
     for name in options.tasks:
         yield race(name, options)
-    torch.set_num_threads(threads)
 
 
 def race(name: str, options: argparse.Namespace) -> Race:
@@ -60,6 +57,8 @@ def race(name: str, options: argparse.Namespace) -> Race:
     image = smooth(*size)
     with tempfile.TemporaryDirectory() as folder:
         files = {file.path.suffix: file.path for file in export.export(task, Path(folder) / "model")}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(options.threads)
         models_of = {
             OURS: task,
             "onnx by onnxruntime": by_onnxruntime(files[".onnx"]),
@@ -69,16 +68,23 @@ def race(name: str, options: argparse.Namespace) -> Race:
             models_of["onnx by OpenVINO"] = by_openvino(files[".onnx"])
         settings = models_of["pt2 by torch.export"].metadata["preparation"]
         sides = {side: predictor(model, settings | {"inside": side != OURS}, CPU) for side, model in models_of.items()}
-        expected, *others = (outputs(side, image) for side in sides.values())
-        apart = {
-            side: {part: value for part, (value, _) in differences(expected, other, TOLERANCE).items()}
-            for side, other in zip(list(sides)[1:], others)
-        }
-        seconds = alternate({side: partial(run.predict, image) for side, run in sides.items()}, options.rounds)
+        found: dict[str, dict[str, Tensor]] = {}
+        calls = {side: partial(_keep, found, side, run, image) for side, run in sides.items()}
+        seconds = alternate(calls, options.rounds)
+        torch.set_num_threads(threads)
+    expected = found.pop(OURS)
+    apart = {
+        side: {part: value for part, (value, _) in differences(expected, other, TOLERANCE).items()}
+        for side, other in found.items()
+    }
     conditions = (
         f"an image of {size[1]} x {size[0]}, {options.threads} thread{'s' * (options.threads > 1)}, processor time"
     )
     return Race(said, conditions, "ms/image", shares(seconds, 1e-3), apart)
+
+
+def _keep(found: dict[str, dict[str, Tensor]], name: str, side: Predictor, image: Any) -> None:
+    found[name] = outputs(side, image)
 
 
 def made(name: str, options: argparse.Namespace) -> tuple[str, Task, tuple[int, int]]:

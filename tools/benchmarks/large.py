@@ -1,8 +1,8 @@
 """Classes of images too large for the memory: time and peak memory of a process that writes them row by row.
 
 An image of ``--whole`` pixels a side is also predicted whole, by the rule ``Slide``, and the classes are compared; one
-of ``--size`` is not: ``--size 20000`` has 400 megapixels. Images are generated TIFF files, written tile by tile; weights
-are random.
+of ``--size`` is not: ``--size 20000`` has 400 megapixels. Images are generated TIFF files, written tile by tile, and
+weights are random.
 """
 
 from __future__ import annotations
