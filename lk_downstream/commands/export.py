@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from lk_downstream.commands.parsing import call
 from lk_downstream.errors import InputError
+
+if TYPE_CHECKING:
+    from lk_downstream.data import DataModule
+    from lk_downstream.tasks import Task
 
 
 def export(
@@ -23,11 +29,16 @@ def export(
     decide: bool = True,
     weights_license: str | None = None,
     pad_kernels: bool = False,
+    precisions: list[Literal["float16", "int8"]] = [],  # noqa: B006
+    calibrate: list[str] | str | None = None,
+    score_on: str | None = None,
 ) -> int:
     """Write a merged network as ONNX and as a program of torch.export, run both and compare them with the original.
 
     Examples: --checkpoint runs/demo_segmentation/run_0/checkpoints/last.ckpt --output exported/demo
     or --model replknet_31b --weights in1k --output exported/replknet_31b
+    Smaller files, with what they lose: --checkpoint runs/X/run_0 --output exported/x --precisions "[float16, int8]"
+    --calibrate FOLDER --score_on runs/X/run_0
 
     Args:
         output: Path of the files without suffix.
@@ -42,7 +53,14 @@ def export(
         decide: Make softmax, argmax, or box decoding and non-maximum suppression part of the file.
         weights_license: Licence of the weights, which the file then says; of published weights it is known.
         pad_kernels: Give large kernels in ONNX files a form that onnxruntime computes faster, and OpenVINO slower.
+        precisions: Of further ONNX files, OUTPUT_float16.onnx and OUTPUT_int8.onnx, which are smaller and round.
+        calibrate: Images like those to be predicted on, a folder or a list of files: int8 needs some hundred, and all
+            further files are compared with the original on them.
+        score_on: A run's folder or a config, on whose validation data the metric of the original and of each file is
+            found.
     """
+    if score_on and not checkpoint:
+        raise InputError("a model by its name has no task whose metric could be found: give a checkpoint")
     if (checkpoint is None) == (model is None):
         raise InputError("give either a checkpoint or a model")
     import torch
@@ -60,15 +78,41 @@ def export(
     about = {"command": shlex.join(["lk-downstream", "export", *sys.argv[1:]])}
     if weights_license:
         about["license"] = weights_license
-    done = exporting.export(source, output, formats, deep, multiple, resize, decide, preparation, about, pad_kernels)
+    data = exporting.validation_data(score_on, source) if score_on else None
+    inside = (formats, deep, multiple, resize, decide)
+    done = exporting.export(source, output, *inside, preparation, about, pad_kernels, precisions, calibrate)
     for note in done[0].notes if done else ():
         print(f"note: {note}")
     for file in done:
+        if file.agreement is not None:
+            images = "the images of --calibrate" if calibrate else "noise"
+            print(f"{file.path}: run and compared, {file.agreement:.2%} of the original's decisions on {images}")
+            continue
         apart = ", ".join(f"{name} {value:.1e}" for name, value in file.differences.items())
         print(f"{file.path}: run and compared, differences from the original: {apart}")
+    if data is not None:
+        _show_scores(source, data, [file.path for file in done])
     for file in done if done and done[0].metadata["channels"] == 3 else ():
         print(f"\n# {file.path} in any program:\n{exporting.example(file.path, tuple(file.metadata['outputs']))}")
     return 0
+
+
+def _show_scores(task: Task, data: DataModule, paths: Sequence[Path]) -> None:
+    """Print a table of the task's metric, of the original and of files."""
+    from rich.table import Table
+
+    from lk_downstream.commands.printing import console
+    from lk_downstream.export import score
+    from lk_downstream.exported import open_exported
+
+    name, original = score(task, data)
+    table = Table("file", "MB", name, "difference")
+    table.add_row("original", "", f"{original:.4f}", "")
+    for path in paths:
+        _, value = score(task, data, open_exported(path))
+        size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.is_file())
+        table.add_row(path.as_posix(), f"{size / 1e6:.1f}", f"{value:.4f}", f"{value - original:+.4f}")
+    console().print(table)
 
 
 def main(args: list[str]) -> int:

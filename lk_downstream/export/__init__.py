@@ -9,5 +9,8 @@ from lk_downstream.export.examples import example
 from lk_downstream.export.files import FORMATS, PACKAGES, Exported, export
 from lk_downstream.export.models import classifier, network
 from lk_downstream.export.networks import Inside, Network
+from lk_downstream.export.precisions import PRECISIONS
+from lk_downstream.export.scoring import score, validation_data
 
-__all__ = ["FORMATS", "PACKAGES", "Exported", "Inside", "Network", "classifier", "example", "export", "network"]
+__all__ = ["FORMATS", "PACKAGES", "PRECISIONS", "Exported", "Inside", "Network"]
+__all__ += ["classifier", "example", "export", "network", "score", "validation_data"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -34,12 +34,9 @@ def compare(
     Raises:
         RuntimeError: A difference is too large.
     """
-    generator = torch.Generator().manual_seed(0)
     worst: dict[str, float] = {}
-    for batch, *size in tried:
-        height, width = (-(-max(side, original.least) // multiple) * multiple for side in size)
-        shape = (batch, original.channels, height, width)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    for images in noise(original, tried, multiple):
+        batch, _, height, width = images.shape
         expected, got = original(images), run(images)
         expected = (expected,) if isinstance(expected, Tensor) else expected
         expected, got = dict(zip(original.names, expected)), dict(zip(original.names, got))
@@ -56,6 +53,15 @@ def compare(
                 )
             worst[name] = max(worst.get(name, 0.0), difference)
     return worst
+
+
+def noise(original: Network, tried: Sequence[tuple[int, int, int]] = TRIED, multiple: int = 1) -> Iterator[Tensor]:
+    """Images uint8 (N, C, H, W) of several sizes, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    for batch, *size in tried:
+        height, width = (-(-max(side, original.least) // multiple) * multiple for side in size)
+        shape = (batch, original.channels, height, width)
+        yield torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 def differences(

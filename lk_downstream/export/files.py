@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import tempfile
 import warnings
@@ -17,8 +18,9 @@ from torch.export import Dim, ExportedProgram
 
 from lk_downstream.backbones import reparameterize
 from lk_downstream.errors import InputError, near_names
-from lk_downstream.export import kernels, metadata, selection
-from lk_downstream.export.comparison import TRIED, compare
+from lk_downstream.export import kernels, metadata, precisions, selection
+from lk_downstream.export.agreement import agreement
+from lk_downstream.export.comparison import TRIED, compare, noise
 from lk_downstream.export.models import network
 from lk_downstream.export.networks import Inside, Network
 from lk_downstream.heads.layers import AdaptiveMean
@@ -37,12 +39,16 @@ Runner = Callable[[Tensor], Sequence[Tensor]]
 
 @dataclass
 class Exported:
-    """A file, what it says of itself, and how far its outputs are from the original's, see :func:`compare`."""
+    """A file, what it says of itself, and how far its outputs are from the original's, see :func:`compare`.
+
+    Of a file in another precision than the original's there is :func:`agreement` in place of differences.
+    """
 
     path: Path
     differences: dict[str, float]
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    agreement: float | None = None
 
 
 def export(
@@ -56,6 +62,8 @@ def export(
     preparation: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     pad_kernels: bool = False,
+    other_precisions: Sequence[str] = (),
+    calibrate: Any = None,
 ) -> list[Exported]:
     """Merge a network, write it in some formats, run what was written and compare it with the original.
 
@@ -71,6 +79,9 @@ def export(
         preparation: how the test-time resize is done, as checkpoints keep it; None: the model's own, or the papers'.
         pad_kernels: give large kernels in ONNX files the form that onnxruntime computes faster, and others slower.
         about: what else the file is to say of itself, such as the licence of the weights, see :mod:`.metadata`.
+        other_precisions: of further ONNX files, ``float16`` and ``int8``, which get ``_float16.onnx`` and so on.
+        calibrate: images by which int8 is calibrated and the agreement is found, as ``predict`` takes them; None: of
+            float16, noise.
 
     Raises:
         InputError: the model cannot be exported, a package is missing, or a format is unknown.
@@ -79,6 +90,7 @@ def export(
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"format {name!r} is none of {', '.join(FORMATS)}{near_names(name, FORMATS)}; choose one")
+    precisions.check(other_precisions, formats, calibrate)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise InputError(f"ONNX needs {', '.join(missing)}: pip install -e '.[export]', or leave out the format onnx")
@@ -88,6 +100,10 @@ def export(
     shapes = _shapes(original, multiple)
     programs = Programs(merged, shapes, pad_kernels)
     texts = metadata.of(model, original, about)
+    images = None
+    if calibrate is not None and other_precisions:
+        known = (preparation or getattr(model, "preparation", None) or {}).get("value_range")
+        images = precisions.calibration(calibrate, original, texts["classes"], known, multiple)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
@@ -97,6 +113,17 @@ def export(
             run = WRITERS[name](programs, path, texts)
             differences = compare(original, run, path.name, TRIED, 1 if resize else multiple)
             done.append(Exported(output.parent / path.name, differences, texts, original.notes))
+        for name in other_precisions:
+            source, path = (Path(folder) / f"{output.name}{part}.onnx" for part in ("", f"_{name}"))
+            said = {**texts, "precision": name}
+            precisions.write(name, source, path, images, said, _weights(merged) > SINGLE_FILE)
+            run = _onnx_runner(path)
+            # For shapes and numbers that are none: noise is not what the ranges of int8 were made for.
+            compare(original, run, path.name, TRIED, 1 if resize else multiple, math.inf)
+            shown = images() if images else noise(original, TRIED, 1 if resize else multiple)
+            multilabel = original.kind == "multilabel"
+            agreed = agreement(original, run, original.names, shown, path.name, multilabel)
+            done.append(Exported(output.parent / path.name, {}, said, original.notes, agreed))
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix != ".data"):  # weights first
             path.replace(output.parent / path.name)
     return done
@@ -174,11 +201,9 @@ def _write_pt2(programs: Programs, path: Path, texts: dict[str, Any]) -> Runner:
 
 def _write_onnx(programs: Programs, path: Path, texts: dict[str, Any]) -> Runner:
     import onnx
-    import onnxruntime
     from onnxscript import optimizer
 
     program = programs.of(selection.OPERATOR)
-    weights = sum(tensor.nbytes for tensor in program.state_dict.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         written = torch.onnx.export(
@@ -195,12 +220,23 @@ def _write_onnx(programs: Programs, path: Path, texts: dict[str, Any]) -> Runner
     optimizer.remove_unused_nodes(written.model)
     written.model.metadata_props.update(metadata.to_texts(texts))
     written.model.doc_string = texts["description"]
-    written.save(path, external_data=weights > SINGLE_FILE)
+    written.save(path, external_data=_weights(programs.network) > SINGLE_FILE)
     if programs.pad_kernels:
         model = onnx.load(path, load_external_data=False)
         kernels.pad_before(model, kernels.usual_maps(programs.network, *USUAL))
         onnx.save(model, path)
     onnx.checker.check_model(path)
+    return _onnx_runner(path)
+
+
+def _weights(network: Network) -> int:
+    """Bytes."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+def _onnx_runner(path: Path) -> Runner:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: [torch.from_numpy(array) for array in session.run(None, {name: images.numpy()})]
