@@ -1,8 +1,11 @@
 """What several of the tests need."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: two test processes share the cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs get it; tests of Ctrl-C send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 # Files of a minute or half of one, begun first, so that no process is left with one when the other is at its end.
 LONGEST = (
     "test_golden_detectors.py",
+    "test_stopping.py",
     "test_detection_task.py",
     "test_files.py",
     "test_configs.py",
