@@ -1,5 +1,6 @@
 """What several of the tests need."""
 
+import faulthandler
 import os
 import signal
 
@@ -10,6 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background
 import numpy as np
 import pytest
 import torch
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 # Files of a minute or half of one, begun first, so that no process is left with one when the other is at its end.
 LONGEST = (
@@ -33,6 +35,12 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_runtest_setup(item):
+    """A Trainer puts back Python's handlers of all signals, and with them none for a crash, which would go unexplained."""
+    faulthandler.disable()
+    faulthandler.enable(file=item.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,7 @@ def place(unbroken, tmp_path, monkeypatch):
     """An empty folder with the data."""
     (tmp_path / "data").symlink_to(unbroken / "data", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lk-downstream"])  # by which the command that goes on is told
     return tmp_path
 
 
