@@ -17,7 +17,7 @@ from torch import nn
 
 import lk_downstream
 from lk_downstream import InputError, commands, export, exported
-from lk_downstream.detectors import MaskRCNN
+from lk_downstream.detectors import CascadeMaskRCNN, FasterRCNN
 from lk_downstream.export import files
 from lk_downstream.heads import FCNHead
 from lk_downstream.heads.layers import AdaptiveMean
@@ -63,10 +63,18 @@ def plain(path):
     return lambda images: dict(zip(names, map(torch.from_numpy, session.run(None, {"images": images.numpy()}))))
 
 
+def detection():
+    """With all parts of Mask R-CNN and of Cascade R-CNN."""
+    return small_models.detection(CascadeMaskRCNN)
+
+
 @needs_onnx
-def test_onnx_files_detect_what_the_task_does(written):
-    """The same of every image, but that in float32 rounding may choose between two candidates of nearly one score."""
-    task, (file,) = written("detection", lambda: small_models.detection(MaskRCNN), ["onnx"])
+@pytest.mark.parametrize(
+    ("name", "make"), [("detection", detection), ("boxes", lambda: small_models.detection(FasterRCNN))]
+)
+def test_onnx_files_detect_what_the_task_does(name, make, written):
+    """Boxes within 1e-3 pixels, and as many, of every image; of one, rounding may choose between nearly equal ones."""
+    task, (file,) = written(name, make, ["onnx"])
     found, others, run = 0, [], plain(file.path)
     (several,) = small_models.images(1, batch=3)
     with torch.no_grad():
@@ -96,7 +104,7 @@ def test_files_segment_as_the_task_does(format, written):
 @needs_onnx
 def test_openvino_gives_what_onnxruntime_does(written):
     openvino = pytest.importorskip("openvino")
-    for name, make in (("segmentation", segmentation), ("detection", lambda: small_models.detection(MaskRCNN))):
+    for name, make in (("segmentation", segmentation), ("detection", detection)):
         _, done = written(name, make, ["onnx", "pt2"] if name == "segmentation" else ["onnx"])
         model, run = openvino.Core().compile_model(done[0].path, "CPU"), plain(done[0].path)
         for batch in small_models.images(3, seed=5):
@@ -134,7 +142,7 @@ def test_load_predicts_by_a_file_what_it_predicts_by_the_task(written):
             expected = task.predict(batch)[0].numpy()
             result = model.predict(batch[0].permute(1, 2, 0).numpy())
             assert (result.mask != expected).mean() < 1e-3
-    task, (file,) = written("detection", lambda: small_models.detection(MaskRCNN), ["onnx"])
+    task, (file,) = written("detection", detection, ["onnx"])
     model = lk_downstream.load(file.path, device="cpu")
     with torch.no_grad():
         for batch in small_models.images(2):

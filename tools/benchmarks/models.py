@@ -17,7 +17,7 @@ from lk_downstream.heads import UPerHead
 from lk_downstream.inference import Slide, Whole
 from lk_downstream.tasks import Classification, Detection, Segmentation, Task
 
-GAINS = {"reg": 0.1, "cls": 0.5}  # of the last layers of detectors; boxes else reach far out of the image
+GAINS = {"reg": 0.1, "cls": 0.25}  # of the last layers of detectors; boxes else reach far out of the image
 OBJECTS = tuple(f"object {number}" for number in range(80))
 DETECTORS = {
     "retinanet": RetinaNet,
