@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """A Trainer puts back Python's handlers of all signals, and with them none for a crash, which would go unexplained."""
+    """A Trainer puts back the handlers that Python knows, and with them none for a crash, which then says nothing."""
     faulthandler.disable()
     faulthandler.enable(file=item.config.stash[fault_handler_stderr_fd_key])
 
