@@ -43,6 +43,13 @@ def pytest_runtest_setup(item):
     faulthandler.enable(file=item.config.stash[fault_handler_stderr_fd_key])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def determinism_ends():
+    """A Trainer that is told to be deterministic leaves PyTorch so, with other operators, for the next file."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def draw_nothing():
     """What ``without_plots`` does, with a MonkeyPatch of any scope."""

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lk_downstream.commands.parsing import call
 from lk_downstream.errors import InputError
-
-if TYPE_CHECKING:
-    from lk_downstream.data import DataModule
-    from lk_downstream.tasks import Task
 
 
 def export(
@@ -67,6 +61,7 @@ def export(
 
     from lk_downstream import export as exporting
     from lk_downstream import loading
+    from lk_downstream.commands.printing import console
 
     preparation = None
     if checkpoint:
@@ -91,28 +86,12 @@ def export(
         apart = ", ".join(f"{name} {value:.1e}" for name, value in file.differences.items())
         print(f"{file.path}: run and compared, differences from the original: {apart}")
     if data is not None:
-        _show_scores(source, data, [file.path for file in done])
+        from lk_downstream.commands.scores import scores_table
+
+        console().print(scores_table(source, data, [file.path for file in done]))
     for file in done if done and done[0].metadata["channels"] == 3 else ():
         print(f"\n# {file.path} in any program:\n{exporting.example(file.path, tuple(file.metadata['outputs']))}")
     return 0
-
-
-def _show_scores(task: Task, data: DataModule, paths: Sequence[Path]) -> None:
-    """Print a table of the task's metric, of the original and of files."""
-    from rich.table import Table
-
-    from lk_downstream.commands.printing import console
-    from lk_downstream.export import score
-    from lk_downstream.exported import open_exported
-
-    name, original = score(task, data)
-    table = Table("file", "MB", name, "difference")
-    table.add_row("original", "", f"{original:.4f}", "")
-    for path in paths:
-        _, value = score(task, data, open_exported(path))
-        size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.is_file())
-        table.add_row(path.as_posix(), f"{size / 1e6:.1f}", f"{value:.4f}", f"{value - original:+.4f}")
-    console().print(table)
 
 
 def main(args: list[str]) -> int:
