@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from lk_downstream.export.comparison import in_turn
+
 IOU = 0.5  # from which two boxes of a class are the same detection
 
 
@@ -49,7 +51,7 @@ def agreement(
 def _equal(expected: dict[str, Tensor], got: dict[str, Tensor], multilabel: bool) -> tuple[int, int]:
     """Equal decisions, and all."""
     if "count" in expected:
-        pairs = [(_matched(a, b), len(a["labels"])) for a, b in _in_turn(expected, got)]
+        pairs = [(_matched(a, b), len(a["labels"])) for a, b in in_turn(expected, got)]
         return sum(matched for matched, _ in pairs), sum(number for _, number in pairs)
     decisions = [_decided(outputs, multilabel) for outputs in (expected, got)]
     return int((decisions[0] == decisions[1]).sum()), decisions[0].numel()
@@ -63,17 +65,6 @@ def _decided(outputs: dict[str, Tensor], multilabel: bool) -> Tensor:
     if multilabel:
         return outputs["probabilities"] > 0.5 if "probabilities" in outputs else outputs["logits"] > 0
     return next(iter(outputs.values())).argmax(1)
-
-
-def _in_turn(expected: dict[str, Tensor], got: dict[str, Tensor]) -> Iterable[tuple[dict, dict]]:
-    """Each image's detections of the one and of the other, in both orders."""
-    for image in range(len(expected["count"])):
-        one, other = (
-            {name: values[image, : values_["count"][image]] for name, values in values_.items() if name != "count"}
-            for values_ in (expected, got)
-        )
-        yield one, other
-        yield other, one
 
 
 def _matched(one: dict[str, Tensor], other: dict[str, Tensor]) -> int:

@@ -80,31 +80,38 @@ def differences(
     return found
 
 
+def in_turn(expected: dict[str, Tensor], got: dict[str, Tensor]) -> Iterator[tuple[dict, dict]]:
+    """Each image's detections of the one and of the other, in both orders."""
+    for image in range(len(expected["count"])):
+        one, other = (
+            {name: values[image, : outputs["count"][image]] for name, values in outputs.items() if name != "count"}
+            for outputs in (expected, got)
+        )
+        yield one, other
+        yield other, one
+
+
 def _of_detections(expected: dict, got: dict, tolerance: float) -> dict[str, tuple[float, float]]:
     distance, score, mask, missing = [0.0], [0.0], [0.0], 0
-    for image in range(len(expected["count"])):
-        for one, other in ((expected, got), (got, expected)):
-            first, second = (
-                {k: v[image, : one_["count"][image]] for k, v in one_.items() if k != "count"} for one_ in (one, other)
-            )
-            if not len(first["boxes"]):
-                continue
-            if not len(second["boxes"]):
-                missing += len(first["boxes"])
-                continue
-            apart = (first["boxes"][:, None] - second["boxes"]).abs().amax(-1)
-            apart = apart + 1e6 * (first["labels"][:, None] != second["labels"])
-            apart = apart + (first["scores"][:, None] - second["scores"]).abs()
-            least, index = apart.min(1)
-            same = least <= APART * max(1, tolerance / TOLERANCE)
-            missing += int((~same).sum())
-            if not same.any():
-                continue
-            index = index[same]
-            distance.append((first["boxes"][same] - second["boxes"][index]).abs().max().item())
-            score.append((first["scores"][same] - second["scores"][index]).abs().max().item())
-            if "masks" in first:
-                mask.append((first["masks"][same] - second["masks"][index]).abs().max().item())
+    for first, second in in_turn(expected, got):
+        if not len(first["boxes"]):
+            continue
+        if not len(second["boxes"]):
+            missing += len(first["boxes"])
+            continue
+        apart = (first["boxes"][:, None] - second["boxes"]).abs().amax(-1)
+        apart = apart + 1e6 * (first["labels"][:, None] != second["labels"])
+        apart = apart + (first["scores"][:, None] - second["scores"]).abs()
+        least, index = apart.min(1)
+        same = least <= APART * max(1, tolerance / TOLERANCE)
+        missing += int((~same).sum())
+        if not same.any():
+            continue
+        index = index[same]
+        distance.append((first["boxes"][same] - second["boxes"][index]).abs().max().item())
+        score.append((first["scores"][same] - second["scores"][index]).abs().max().item())
+        if "masks" in first:
+            mask.append((first["masks"][same] - second["masks"][index]).abs().max().item())
     total = int(expected["count"].sum() + got["count"].sum())
     found = {
         "boxes": (max(distance), APART * max(1, tolerance / TOLERANCE)),

@@ -68,7 +68,7 @@ def score(task: Task, data: DataModule, file: Exported | None = None) -> tuple[s
     """Name and value of the metric by which the task chooses its best checkpoint.
 
     Args:
-        task: It is left as it was.
+        task: It is put into evaluation mode, and else left as it was.
         data: See :func:`validation_data`.
         file: Predicts in place of the task.
     """
