@@ -39,8 +39,9 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_setup(item):
     """A Trainer puts back the handlers that Python knows, and with them none for a crash, which then says nothing."""
-    faulthandler.disable()
-    faulthandler.enable(file=item.config.stash[fault_handler_stderr_fd_key])
+    if (stderr := item.config.stash.get(fault_handler_stderr_fd_key, None)) is not None:  # not with -p no:faulthandler
+        faulthandler.disable()
+        faulthandler.enable(file=stderr)
 
 
 @pytest.fixture(scope="module", autouse=True)
