@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lk_downstream.errors import InputError
+from lk_downstream.ops.cpu import memory_format_of
+from lk_downstream.ops.watchers import is_recorded, is_transformed
 
 
 class ConvModule(nn.Module):
@@ -119,6 +122,51 @@ class Head(nn.Module):
     def resized(self, x: Tensor, like: Tensor) -> Tensor:
         """Maps of any size -> of the height and width of ``like``."""
         return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+
+    def joined(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (N, C_i, H_i, W_i) -> one map (N, sum of C_i, H_0, W_0), each resized to the size of the first."""
+        others_follow = torch.compiler.is_compiling() or is_recorded() or is_transformed()
+        # PyTorch's gradient of a resize is not deterministic on CUDA, unless F.interpolate knows of it.
+        if others_follow or torch.are_deterministic_algorithms_enabled() or len(maps) == 1:
+            return torch.cat([maps[0], *(self.resized(x, maps[0]) for x in maps[1:])], dim=1)
+        return _Joined.apply(self.align_corners, *maps)
+
+
+class _Joined(torch.autograd.Function):
+    """Resized maps side by side, each written into its place as soon as it is there.
+
+    ``torch.cat`` wants all of them beside the result, which is the largest tensor of UPerNet.
+    """
+
+    @staticmethod
+    def forward(ctx, align_corners: bool, first: Tensor, *others: Tensor) -> Tensor:
+        ctx.align_corners, ctx.like, ctx.types = align_corners, [(x.shape, x.dtype) for x in (first, *others)], []
+        size, done = first.shape[-2:], first.shape[1]
+        joined = None
+        for x in others:
+            x = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+            if joined is None:  # now, as autocast may have changed the type
+                types = [x.dtype, first.dtype, *(other.dtype for other in others)]
+                joined = torch.empty(
+                    (first.shape[0], done + sum(other.shape[1] for other in others), *size),
+                    dtype=functools.reduce(torch.promote_types, types),
+                    device=first.device,
+                    memory_format=memory_format_of(first),
+                )
+                joined[:, :done] = first
+            ctx.types.append(x.dtype)
+            joined[:, done : done + x.shape[1]] = x
+            done += x.shape[1]
+        return joined
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        first, *others = grad.split([shape[1] for shape, _ in ctx.like], dim=1)
+        grads = [first]
+        for part, dtype, (shape, _) in zip(others, ctx.types, ctx.like[1:]):
+            part = part.to(dtype)
+            grads.append(torch.ops.aten.upsample_bilinear2d_backward(part, part.shape[-2:], shape, ctx.align_corners))
+        return None, *(x.to(dtype) for x, (_, dtype) in zip(grads, ctx.like))
 
 
 def check_level(in_channels: Sequence[int], in_index: int) -> None:

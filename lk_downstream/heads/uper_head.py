@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from lk_downstream.heads.layers import AdaptiveMean, ConvModule, Head
@@ -59,8 +58,8 @@ class UPerHead(Head):
             lateral = self.lateral_convs[index](maps[index])
             level = lateral + self.resized(level, lateral)
             levels.insert(0, self.fpn_convs[index](level))
-        return torch.cat([levels[0], *(self.resized(level, levels[0]) for level in levels[1:])], dim=1)
+        return self.joined(levels)
 
     def _pooled(self, x: Tensor) -> Tensor:
         """The coarsest map (N, in_channels, H, W) with its surroundings -> (N, channels, H, W)."""
-        return self.bottleneck(torch.cat([x, *(self.resized(module(x), x) for module in self.psp_modules)], dim=1))
+        return self.bottleneck(self.joined([x, *(module(x) for module in self.psp_modules)]))

@@ -7,13 +7,13 @@ the plain ``F.conv2d`` stands in, so that exported files need nothing of this pa
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lk_downstream.errors import InputError, near_names
 from lk_downstream.ops import cpu, dispatch
 from lk_downstream.ops.choice import SETTLED
 from lk_downstream.ops.dispatch import plain
+from lk_downstream.ops.watchers import is_recorded, is_transformed
 
 BACKENDS = ("auto", "plain", "contiguous", "channels_last", "fft", "triton")
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -48,10 +48,10 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, back
         )
         if settled is not None:
             return settled(x, weight, bias)
-    if not isinstance(x, Tensor) or _is_recorded():  # the former: a proxy of torch.fx
+    if not isinstance(x, Tensor) or is_recorded():  # the former: a proxy of torch.fx
         return plain(x, weight, bias)
     _check(x, weight, bias, backend)
-    if _is_transformed():
+    if is_transformed():
         return plain(x, weight, bias)  # autocast is left to it, as to every operator of PyTorch
     kind = x.device.type
     castable = kind in ("cpu", "cuda") and x.is_floating_point() and x.dtype != torch.float64  # "meta" has no autocast
@@ -114,27 +114,12 @@ def _is_bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return not (
         torch.is_autocast_enabled(x.device.type)
         or torch.are_deterministic_algorithms_enabled()
-        or _is_transformed()
+        or is_transformed()
         or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack()
         or (bias is not None and bias.dtype != x.dtype)
         or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )
-
-
-def _is_recorded() -> bool:
-    """Whether a program is being written that others run: torch.export, ONNX, a trace."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-
-
-def _is_transformed() -> bool:
-    """Whether operators have to have a derivative and a batched form for ``torch.func`` or forward-mode AD.
-
-    Operators of ``torch.library`` have neither: the one refuses, and the other takes all tangents to be zero.
-    """
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 # ---------------------------------------------------------------- operators
@@ -201,11 +186,11 @@ def _weight_backward(ctx, second: Tensor):
 
 
 def _convolution(x: Tensor, weight: Tensor, backend: str) -> Tensor:
-    return plain(x, weight, None) if _is_transformed() else _forward_op(x, weight, None, backend)
+    return plain(x, weight, None) if is_transformed() else _forward_op(x, weight, None, backend)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, kh: int, kw: int, backend: str) -> Tensor:
-    if _is_transformed():
+    if is_transformed():
         return cpu.weight_native(grad, x, (kh, kw))
     return _weight_op(grad, x, kh, kw, backend)
 

@@ -15,6 +15,7 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from lk_downstream.errors import InputError
 from lk_downstream.optim.moments import keep_options
@@ -204,4 +205,19 @@ class ParameterGroups:
             group["lr"] *= group["lr_scale"]
             group["tensors"] = len(tensors)
         keep_options(optimizer, names)
+        fuse(optimizer)
         return optimizer
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Let PyTorch's optimizers update in one pass over the parameters, where the devices have it and nothing is asked.
+
+    It is set group by group: an optimizer that is made with ``fused`` takes over the division by a loss scale, after
+    which Lightning refuses to clip gradients in float16.
+    """
+    for group in optimizer.param_groups:
+        free = all(group.get(name, True) is None for name in ("fused", "foreach")) and not group.get("differentiable")
+        kinds = {parameter.device.type for parameter in group["params"]}
+        floating = all(parameter.is_floating_point() for parameter in group["params"])
+        if free and floating and kinds <= set(_get_fused_kernels_supported_devices()):
+            group["fused"] = True

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lk_downstream.heads.layers import AdaptiveMean
+from lk_downstream.analysis.memory import PeakMemory
+from lk_downstream.heads.layers import AdaptiveMean, Head
 
 SIDES = st.integers(1, 40)
 
@@ -49,3 +50,77 @@ def test_needs_no_operator_that_refuses_to_be_deterministic():
     refused = ("pool", "scatter", "index", "cumsum")
     assert not [name for name in operators if any(word in name for word in refused)]
     assert any("mm" in name for name in operators)
+
+
+class Plain(Head):
+    """Joins as ``torch.cat`` does."""
+
+    def joined(self, maps):
+        """Of resized maps."""
+        return torch.cat([maps[0], *(self.resized(x, maps[0]) for x in maps[1:])], dim=1)
+
+
+SIZES = st.tuples(SIDES, SIDES)
+
+
+@given(
+    st.lists(SIZES, min_size=1, max_size=4),
+    st.lists(st.sampled_from([torch.float32, torch.bfloat16, torch.float64]), min_size=4, max_size=4),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_joined_maps_equal_concatenated_ones(sizes, types, align_corners, channels_last, autocast):
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    given = [torch.randn(2, 3 + i, *size).to(types[i], memory_format=layout) for i, size in enumerate(sizes)]
+    results = []
+    for kind in (Head, Plain):
+        leaves = [x.clone().requires_grad_() for x in given]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = kind(4, 2, 0.0, align_corners).joined(leaves)
+        (out.double() * torch.arange(out.numel()).view(out.shape).sin()).sum().backward()
+        results.append((out, *(x.grad for x in leaves)))
+    for own, other in zip(*results, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
+
+
+def test_joined_maps_have_second_derivatives():
+    head = Head(4, 2, 0.0, False)
+    maps = [torch.randn(1, 2, side, side, dtype=torch.float64, requires_grad=True) for side in (5, 3, 2)]
+    assert torch.autograd.gradgradcheck(lambda *maps: head.joined([x * x for x in maps]), maps)
+
+
+def test_joining_holds_one_resized_map_at_a_time():
+    maps = [torch.randn(1, 64, side, side) for side in (32, 16, 8, 4)]
+    peaks = []
+    for kind in (Head, Plain):
+        with PeakMemory() as memory:
+            out = kind(4, 2, 0.0, False).joined(maps)
+        peaks.append((memory.peak - out.nbytes) / maps[0].nbytes)
+    assert peaks[1] >= 3  # maps of the finest size
+    assert peaks[0] <= 2  # while one is made, the last is let go
+
+
+@pytest.mark.parametrize("transform", ["jvp", "export", "compile", "deterministic"])
+def test_joining_goes_through_transforms(transform):
+    head, plain = Head(4, 2, 0.0, False), Plain(4, 2, 0.0, False)
+    maps = [torch.randn(1, 2, side, side) for side in (8, 4)]
+    expected = plain.joined(maps)
+    if transform == "jvp":
+        own, other = (
+            torch.func.jvp(lambda x, kind=kind: kind.joined([x, x]), (maps[0],), (maps[0],)) for kind in (head, plain)
+        )
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
+        return
+    if transform == "export":
+        head.forward = head.joined
+        own = torch.export.export(head, (maps,)).module()(maps)
+    elif transform == "compile":
+        own = torch.compile(head.joined, backend="eager", fullgraph=True)(maps)
+    else:
+        torch.use_deterministic_algorithms(True)
+        own = head.joined(maps)
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(own, expected, rtol=0, atol=0)

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import timm
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from rich.console import Console
 
 from lk_downstream import InputError, create_backbone
@@ -291,3 +292,60 @@ def test_the_command_line_prints_the_groups_without_touching_data(capsys, monkey
     assert re.search(r"^AdamW, stage-wise decay 0.9 over 6, without weight decay: vectors", printed, re.MULTILINE)
     assert re.search(r"2 +stages\.0\.0-2 +9 +235,296 +0\.53144 +5\.314e-05 +0\.05", printed)
     assert list(tmp_path.iterdir()) == []
+
+
+class Plain(L.LightningModule):
+    """One layer; its optimizer is grouped by the package."""
+
+    def __init__(self, factory=torch.optim.AdamW, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.factory, self.options = torch.nn.Linear(4, 3), factory, options
+
+    def configure_optimizers(self):
+        return ParameterGroups().optimizer(self, partial(self.factory, lr=0.05, **self.options))
+
+    def training_step(self, batch, index):
+        return self.layer(batch).square().mean()
+
+
+BATCHES = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("factory", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.NAdam])
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}])
+def test_one_pass_over_the_parameters_where_there_is_one_and_nothing_is_asked(factory, options):
+    models = [Plain(factory, **options), Plain(factory, foreach=False)]
+    for model in models:
+        optimizer = model.configure_optimizers()
+        wanted = model is models[0] and not options and factory is not torch.optim.NAdam
+        assert {group.get("fused") for group in optimizer.param_groups} == {True if wanted else None}
+        for batch in BATCHES:
+            optimizer.zero_grad()
+            model.training_step(batch, 0).backward()
+            optimizer.step()
+    torch.testing.assert_close(models[0].layer.weight, models[1].layer.weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_device_without_it_is_left_alone(device):
+    (group, *_) = Plain().to(device).configure_optimizers().param_groups
+    assert group["fused"] is (True if device == "cpu" else None)
+
+
+def test_gradients_are_clipped_under_a_loss_scale(tmp_path):
+    """Of an optimizer that was made with ``fused`` Lightning refuses it."""
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    ends = []
+    for clip in (1e-3, None):
+        model = Plain(torch.optim.SGD)
+        before = model.layer.weight.detach().clone()
+        trainer = L.Trainer(
+            max_epochs=1, gradient_clip_val=clip, plugins=[plugin], accelerator="cpu", default_root_dir=tmp_path,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, torch.utils.data.DataLoader(BATCHES, batch_size=None))
+        assert trainer.optimizers[0].param_groups[0]["fused"]
+        ends.append((model.layer.weight - before).norm())
+    assert 0 < ends[0] <= 6 * 0.05 * 1e-3 * 1.001, "six steps of the clipped length"
+    assert ends[1] > 10 * ends[0]
