@@ -31,6 +31,7 @@ json.dump(rows, open(sys.argv[1], "w"))
 
 # What the table lacks, and why it is safe.
 UNLISTED = {
+    "aten._fused_adamw_": "bfloat16, float16, float32 and float64 (AT_DISPATCH of its kernels, fused_adamw_impl.cu)",
     "aten._local_scalar_dense": "a copy of one number to the host, of any type",
     "aten.alias": "a view",
     "aten.copy_": "copies are made between all types",
