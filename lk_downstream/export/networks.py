@@ -110,7 +110,7 @@ class Classifier(Network):
         self.meanings = {"probabilities": "float32 (N, classes), of each class"}
         if not inside.decide:
             self.meanings = {"logits": "float32 (N, classes)"}
-        self.least = 1 if inside.resize else 32
+        self.least = 1 if inside.resize else 2 * _coarsest(body)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
@@ -120,6 +120,13 @@ class Classifier(Network):
         if not self.inside.decide:
             return logits
         return logits.sigmoid() if self.kind == "multilabel" else logits.softmax(1)
+
+
+def _coarsest(model: nn.Module) -> int:
+    """The largest stride of a model's maps: at twice as many pixels none has a side of 1, which a trace would take for
+    fixed.
+    """
+    return max((info["reduction"] for info in getattr(model, "feature_info", ()) if "reduction" in info), default=16)
 
 
 class Segmenter(Network):

@@ -197,6 +197,19 @@ def test_backbones_of_fixed_steps(tmp_path):
     assert found.probabilities(torch.zeros(1, 3, 64, 96, dtype=torch.uint8)).sum().item() == pytest.approx(1)
 
 
+def test_classifiers_without_the_resize_take_any_size_of_which_two_pixels_are_left(tmp_path):
+    task = small_models.classification()
+    (done,) = export.export(task, tmp_path / "net", ["pt2"], resize=False)
+    run = plain(done.path)
+    original = export.network(task, export.Inside(resize=False)).eval()
+    generator = torch.Generator().manual_seed(0)
+    assert original.least == 2 * task.backbone.body.feature_info[-1]["reduction"]
+    for size in ((1, 3, 64, 64), (2, 3, 65, 150)):
+        images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(run(images)["classes"], original(images), rtol=0, atol=1e-5)
+
+
 class Fixed(nn.Module):
     """Takes no image whose height is no multiple of 32."""
 
