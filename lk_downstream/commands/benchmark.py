@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.what == "runtimes":
-        from lk_downstream.analysis import runtimes
+        from lk_downstream.export import runtimes
 
         rows = runtimes.kernels(
             options.channels, options.sizes or (14, 28, 56), options.kernels, options.batch, options.rounds

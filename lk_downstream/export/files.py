@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import tempfile
 import warnings
@@ -97,6 +96,8 @@ def export(
     original = network(model, Inside(resize, decide), preparation).eval()
     merged = reparameterize(original, deep=deep).requires_grad_(False)
     exact_pools(merged)
+    if original.fixed:
+        kernels.trim(kernels.seen_maps(merged, *EXAMPLE))
     shapes = _shapes(original, multiple)
     programs = Programs(merged, shapes, pad_kernels)
     texts = metadata.of(model, original, about)
@@ -119,7 +120,7 @@ def export(
             precisions.write(name, source, path, images, said, _weights(merged) > SINGLE_FILE)
             run = _onnx_runner(path)
             # For shapes and numbers that are none: noise is not what the ranges of int8 were made for.
-            compare(original, run, path.name, TRIED, 1 if resize else multiple, math.inf)
+            compare(original, run, path.name, TRIED, 1 if resize else multiple, bounded=False)
             shown = images() if images else noise(original, TRIED, 1 if resize else multiple)
             multilabel = original.kind == "multilabel"
             agreed = agreement(original, run, original.names, shown, path.name, multilabel)
@@ -223,7 +224,8 @@ def _write_onnx(programs: Programs, path: Path, texts: dict[str, Any]) -> Runner
     written.save(path, external_data=_weights(programs.network) > SINGLE_FILE)
     if programs.pad_kernels:
         model = onnx.load(path, load_external_data=False)
-        kernels.pad_before(model, kernels.usual_maps(programs.network, *USUAL))
+        maps = kernels.seen_maps(programs.network, *USUAL, kernels.FEWEST_TAPS)
+        kernels.pad_before(model, kernels.worth_padding(model.graph, maps))
         onnx.save(model, path)
     onnx.checker.check_model(path)
     return _onnx_runner(path)

@@ -47,6 +47,7 @@ class Network(nn.Module):
         names: of the outputs.
         meanings: what each output is.
         least: smallest height and width.
+        fixed: whether images of all sizes reach the network in one.
         channels: of the images.
         settings: how images are resized, as :meth:`lk_downstream.data.DataModule.preparation` has it.
         notes: in what the exported network differs from the task, sentences.
@@ -54,6 +55,7 @@ class Network(nn.Module):
 
     kind = ""
     least = 1
+    fixed = False
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], inside: Inside):
         super().__init__()
@@ -110,7 +112,7 @@ class Classifier(Network):
         self.meanings = {"probabilities": "float32 (N, classes), of each class"}
         if not inside.decide:
             self.meanings = {"logits": "float32 (N, classes)"}
-        self.least = 1 if inside.resize else 2 * _coarsest(body)
+        self.least, self.fixed = 1 if inside.resize else 2 * _coarsest(body), inside.resize
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lk_downstream.errors import InputError
+from lk_downstream.export.kernels import pad_before
 from lk_downstream.ops import depthwise_conv2d
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -58,24 +59,16 @@ def _write(path: Path, weight: Tensor, padded: bool) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    channels, kernel, pad = weight.shape[0], weight.shape[-1], weight.shape[-1] // 2
+    channels, size = weight.shape[0], weight.shape[-2:]
     shape = ["batch", channels, "height", "width"]
-    nodes, name = [], "x"
-    constants = [numpy_helper.from_array(weight.numpy(), "weight")]
-    if padded:
-        constants.append(helper.make_tensor("by", TensorProto.INT64, [8], [0, 0, pad, pad, 0, 0, pad, pad]))
-        # The slice takes all; without it onnxruntime would put the padding back.
-        for name, value in (("zero", 0), ("far", 2**20), ("axis", 2)):
-            constants.append(helper.make_tensor(name, TensorProto.INT64, [1], [value]))
-        nodes.append(helper.make_node("Pad", ["x", "by"], ["wide"]))
-        nodes.append(helper.make_node("Slice", ["wide", "zero", "far", "axis"], ["padded"]))
-        name = "padded"
-    pads = [0 if padded else pad] * 4
-    options = {"kernel_shape": [kernel, kernel], "pads": pads, "group": channels}
-    nodes.append(helper.make_node("Conv", [name, "weight"], ["y"], **options))
+    options = {"kernel_shape": list(size), "pads": [side // 2 for side in size] * 2, "group": channels}
+    nodes = [helper.make_node("Conv", ["x", "weight"], ["y"], **options)]
     ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in ("x", "y")]
-    graph = helper.make_graph(nodes, "kernel", ends[:1], ends[1:], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    graph = helper.make_graph(nodes, "kernel", ends[:1], ends[1:], [numpy_helper.from_array(weight.numpy(), "weight")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if padded:
+        pad_before(model, model.graph.node)
+    onnx.save(model, path)
 
 
 def _runner(name: str, path: Path, x: Tensor) -> Callable[[], Tensor]:
