@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lk_downstream.commands import run
+
 TOOLS = Path(__file__).parents[1] / "tools"
 SMALLEST = {
     "pipeline": "--images 2 --workers 1 --tasks segmentation detection",
@@ -12,6 +14,9 @@ SMALLEST = {
     "metric": "--images 1",
     "scoring": "--images 4 --detections 10",
     "step": "--segmentor convnext_atto --crop 64 --detector convnext_atto --batch 2 --models upernet",
+    "evaluation": "--size 64 128 --channels 16 --ratios 0.5 1.0",
+    "operator": "--networks slak_tiny --sizes 128 --batches 1 --dtypes float32 --threads 1",
+    "shares": "--tasks classification --images 6 --segmentors convnext_atto --crop 64",
     "exported": "--tasks classifier --classifier test_convnext --side 64",
     "large": "--size 300 --whole 200 --tile 128 --overlap 32 --channels 8",
     "start": "--answers=--help",
@@ -40,9 +45,14 @@ def test_it_runs_and_writes_both_sides(name, tmp_path, capsys, monkeypatch):
     assert content["races"]
     for race in content["races"]:
         assert len(race["sides"]) > (name != "large")  # an image that cannot be predicted whole has one
-        assert all(len(values) == 1 and values[0] > 0 for values in race["sides"].values())
+        assert all(len(values) == 1 and values[0] >= 0 for values in race["sides"].values())
     said = capsys.readouterr().out
-    assert "times as fast" in said
+    assert ("times as fast" in said) == (name != "shares")
+    assert benchmarks.main(["table", str(tmp_path / f"{name}.json")]) == 0
+    if name == "shares":
+        found = content["races"][-1]["sides"]
+        assert sum(values[0] for values in found.values()) == pytest.approx(100)
+        assert found["convolutions"][0] > 20
     if name == "exported":
         assert {"onnx by onnxruntime", "pt2 by torch.export"} <= set(content["races"][0]["apart"])
         assert all(found["probabilities"] < 1e-3 for found in content["races"][0]["apart"].values())
@@ -61,7 +71,7 @@ def test_the_table_of_the_readme(tmp_path):
     ]
     sides.write(tmp_path / "some.json", races, ["python", "tools/benchmark.py", "metric"])
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    readme.write_text(f"before\n{table.begin('speed')}\nold\n{table.END}\nafter\n", encoding="utf-8")
     assert benchmarks.main(["table", str(tmp_path / "some.json"), "--readme", str(readme)]) == 0
     text = readme.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
@@ -86,7 +96,7 @@ def test_the_table_of_exported_files(tmp_path, capsys):
     )
     sides.write(tmp_path / "exported.json", [race], ["python", "tools/benchmark.py", "exported"])
     readme = tmp_path / "README.md"
-    places = (table.BEGIN_EXPORTED, table.END, table.BEGIN, "the table of speed", table.END)
+    places = (table.begin("exported files"), table.END, table.begin("speed"), "the table of speed", table.END)
     readme.write_text("\n".join(places), encoding="utf-8")
     assert benchmarks.main(["table", str(tmp_path / "exported.json"), "--readme", str(readme)]) == 0
     text = readme.read_text(encoding="utf-8")
@@ -107,3 +117,18 @@ def test_a_readme_without_the_place_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("nothing", encoding="utf-8")
     with pytest.raises(SystemExit, match="has no place for the table"):
         benchmarks.main(["table", str(tmp_path / "some.json"), "--readme", str(tmp_path / "README.md")])
+
+
+def test_the_tables_of_layers_and_networks(tmp_path, capsys):
+    import benchmarks
+
+    words = "layers --batch 1 --channels 4 --sizes 8 --kernels 7 --depth 1 --rounds 1"
+    assert run("benchmark", [*words.split(), "--output", str(tmp_path)]) == 0
+    words = "networks --models test_slak --modes inference --sizes 64 --batch 1 --rounds 1"
+    assert run("benchmark", [*words.split(), "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert benchmarks.main(["table", *map(str, sorted(tmp_path.glob("*.json")))]) == 0
+    said = capsys.readouterr().out
+    assert "| 1 x 7x7, (1, 4, 8, 8) | " in said
+    assert "| test_slak, 1 x 64, inference | " in said
+    assert said.count(" / ") >= 5

@@ -1,12 +1,13 @@
-"""Speed of large-kernel convolutions and backbones against plain PyTorch: a table, a CSV file and a plot."""
+"""Speed of large-kernel convolutions and backbones against plain PyTorch: a table, files and a plot."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from lk_downstream.commands.parsing import new_parser, parse
 
-DESCRIPTION = """Speed of large-kernel convolutions and backbones against plain PyTorch: a table, a CSV file and a plot.
+DESCRIPTION = """Speed of large-kernel convolutions and backbones against plain PyTorch: a table, files and a plot.
 
 lk-downstream benchmark layers --batch 2 --channels 64 --sizes 16 32 --kernels 7 31 --depth 1
 lk-downstream benchmark networks --models replknet_31b slak_tiny --batch 1
@@ -49,6 +50,8 @@ def main(args: list[str]) -> int:
     from lk_downstream import ops, reparameterize
     from lk_downstream.analysis import latency
     from lk_downstream.backbones.authors import authors_form
+    from lk_downstream.machine import description, versions
+    from lk_downstream.reports.files import write_json
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -98,7 +101,10 @@ def main(args: list[str]) -> int:
     output = Path(options.output)
     latency.save_csv(rows, output / f"{stem}.csv")
     latency.save_plot(rows, output / f"{stem}.png", title)
-    print(f"written: {output / stem}.csv and .png")
+    content = {"part": options.what, "command": " ".join(["python", "tools/benchmark.py", *args])}
+    content |= {"machine": {**description(), "abilities": torch.backends.cpu.get_cpu_capability()}}
+    write_json(output / f"{stem}.json", {**content, "versions": versions(), "rows": [asdict(row) for row in rows]})
+    print(f"written: {output / stem}.csv, .json and .png")
     if options.report:
         print(ops.report())
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -68,3 +69,28 @@ def _spread(task: nn.Module) -> None:
             value.copy_(gain * torch.randn(value.shape) * math.sqrt(2 / value[0].numel()))
         if name.endswith("running_var"):
             value.abs_().add_(0.5)
+
+
+def mmsegmentation(backbone: nn.Module, classes: int, size: int, channels: int = 512) -> nn.Module:
+    """UPerNet with its auxiliary head, as mmsegmentation has it, around a copy of a backbone, for crops of ``size``."""
+    from mmengine.config import ConfigDict
+    from mmengine.registry import init_default_scope
+    from mmseg.models import EncoderDecoder, SegDataPreProcessor
+    from mmseg.registry import MODELS
+
+    init_default_scope("mmseg")
+    widths = list(backbone.channels)
+    common = {"norm_cfg": {"type": "BN"}, "num_classes": classes, "align_corners": False, "dropout_ratio": 0.1}
+    loss = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    head = {"in_channels": widths, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6), "channels": channels}
+    auxiliary = {"in_channels": widths[2], "in_index": 2, "channels": 256, "num_convs": 1, "concat_input": False}
+    given = copy.deepcopy(backbone)
+    MODELS.register_module(name="GivenBackbone", module=lambda: given, force=True)
+    return EncoderDecoder(
+        backbone={"type": "GivenBackbone"},
+        decode_head={"type": "UPerHead", **head, **common, "loss_decode": {**loss, "loss_weight": 1.0}},
+        auxiliary_head={"type": "FCNHead", **auxiliary, **common, "loss_decode": {**loss, "loss_weight": 0.4}},
+        data_preprocessor=SegDataPreProcessor(list(given.mean), list(given.std), size=(size, size)),
+        train_cfg={},
+        test_cfg=ConfigDict(mode="whole"),
+    )

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.sides import OURS, Race, alternate, rates
+from lk_downstream import create_classifier
 from lk_downstream.data import ADE20K, ClassificationData, Coco, ImageNet, Synthetic
 from lk_downstream.data.batch_distortion import DrawnDistortion
 from lk_downstream.data.classification_transforms import allow_zero_bits
@@ -26,10 +27,14 @@ from lk_downstream.data.distortion import PhotoMetricDistortion
 from lk_downstream.data.reading import load_image
 from lk_downstream.data.synthetic_layouts import write_coco, write_imagenet
 from lk_downstream.data.transforms import training_transform
+from lk_downstream.tasks import Classification
 
 ROUNDS = 7
 TASKS = ("segmentation", "classification", "detection")
+CLASSES = 6  # of the validation, which training needs too
 POLICY = "rand-m9-mstd0.5-inc1"
+ADE20K_FOLDER = "ADEChallengeData2016"
+SHORT = tuple(range(480, 801, 32))  # sides of detection's images, pixels
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +70,10 @@ def segmentation(folder: Path, options: argparse.Namespace) -> Race:
         {"type": "PhotoMetricDistortion"},
         {"type": "PackSegInputs"},
     ]
-    root = folder / "ADEChallengeData2016"
-    ours = ADE20K("train", root)
-    ours.write_synthetic(Synthetic(options.images, 1, (512, 683)))
+    ours = _ade20k(folder, options.images)
     init_default_scope("mmseg")
     folders = {"img_path": "images/training", "seg_map_path": "annotations/training"}
-    theirs = ADE20KDataset(data_root=str(root), data_prefix=folders, pipeline=steps)
+    theirs = ADE20KDataset(data_root=str(folder / ADE20K_FOLDER), data_prefix=folders, pipeline=steps)
     whole, drawn = (
         training_transform((512, 512), distortion=kind()) for kind in (PhotoMetricDistortion, DrawnDistortion)
     )
@@ -95,13 +98,9 @@ def detection(folder: Path, options: argparse.Namespace) -> Race:
     """Multi-scale training: flip, and resize of the short side to one of eleven lengths, with boxes and masks."""
     from torchvision.transforms import v2
 
-    root = folder / "coco"
-    write_coco(root, Synthetic(options.images, 1, (480, 640)))
-    ours = Coco("train", str(root), masks=True)
-    short = tuple(range(480, 801, 32))
-    transform = detection_transform([MultiScale(short)])
+    ours, transform = _coco(folder, options.images)
     reference = v2.Compose(  # references/detection/presets.py of torchvision, and its resize as a transform
-        [v2.RandomHorizontalFlip(0.5), v2.RandomShortestSize(short, 1333), v2.SanitizeBoundingBoxes(labels_getter=None)]
+        [v2.RandomHorizontalFlip(0.5), v2.RandomShortestSize(SHORT, 1333), v2.SanitizeBoundingBoxes(labels_getter=None)]
     )
 
     def theirs(index: int) -> None:
@@ -123,7 +122,7 @@ def classification(folder: Path, options: argparse.Namespace) -> Race:
     batch, batches, workers = 32, max(1, options.images // 4), options.workers
     # So many that no round reaches the end of an epoch, with what the processes prepare in advance.
     needed = batches + 4 * workers + 2
-    write_imagenet(folder / "imagenet", Synthetic(train=batch * needed, val=6, size=(375, 500)))
+    _imagenet(folder, batch * needed)
     seconds: dict[str, list[float]] = {"timm": [], OURS: []}
     for number in range(options.rounds + 1):
         for name, side in (("timm", _timms), (OURS, _ours)):
@@ -140,17 +139,50 @@ def classification(folder: Path, options: argparse.Namespace) -> Race:
     return Race("classification pipeline", conditions, "images/s", rates(seconds, batch * batches))
 
 
-def _ours(root: Path, batch: int, workers: int) -> Iterator[object]:
-    from lk_downstream import create_classifier
-    from lk_downstream.tasks import Classification
+def _ade20k(folder: Path, images: int) -> ADE20K:
+    data = ADE20K("train", folder / ADE20K_FOLDER)
+    data.write_synthetic(Synthetic(images, 1, (512, 683)))
+    return data
 
+
+def _coco(folder: Path, images: int) -> tuple[Coco, Callable]:
+    """With the transform of training."""
+    write_coco(folder / "coco", Synthetic(images, 1, (480, 640)))
+    return Coco("train", str(folder / "coco"), masks=True), detection_transform([MultiScale(SHORT)])
+
+
+def _imagenet(folder: Path, images: int) -> None:
+    write_imagenet(folder / "imagenet", Synthetic(train=images, val=CLASSES, size=(375, 500)))
+
+
+def _ours(root: Path, batch: int, workers: int) -> Iterator[object]:
+    yield from _augmented(*_classification(root, batch, workers))
+
+
+def _classification(root: Path, batch: int, workers: int) -> tuple[ClassificationData, Classification]:
     data = ClassificationData(
         partial(ImageNet, root=str(root), complete=False), batch, 224, workers=workers, auto_augment=POLICY
     )
     data.setup("fit")
-    task = Classification(create_classifier("test_convnext"), data.classes)
+    return data, Classification(create_classifier("test_convnext"), data.classes)
+
+
+def _augmented(data: ClassificationData, task: Classification) -> Iterator[object]:
     for loaded in data.train_dataloader():
         yield task.augmented(loaded["image"], loaded["label"])
+
+
+def own(task: str, folder: Path, images: int) -> Callable[[], None]:
+    """Read and prepare, in one process, once over so many images of files in ``folder``."""
+    if task == "segmentation":
+        data, transform = _ade20k(folder, images), training_transform((512, 512), distortion=PhotoMetricDistortion())
+    elif task == "detection":
+        data, transform = _coco(folder, images)
+    else:
+        _imagenet(folder, max(images, CLASSES))
+        made = _classification(folder / "imagenet", images, workers=0)
+        return lambda: list(_augmented(*made))
+    return partial(_all, lambda index: transform(data[index]), images)
 
 
 def _timms(root: Path, batch: int, workers: int) -> Iterator[object]:

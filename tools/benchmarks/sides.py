@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
+from lk_downstream.analysis.memory import PeakMemory
 from lk_downstream.machine import description, versions
 from lk_downstream.reports.files import write_json
 
 OURS = "lk_downstream"
+SHARE = "% of the time"  # the unit of what is no race: parts of one thing
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,13 @@ def alternate(
     return seconds
 
 
+def peak(run: Callable[[], object]) -> int:
+    """Bytes that tensors hold at most while something runs, beyond those before."""
+    with PeakMemory() as memory:
+        run()
+    return memory.peak
+
+
 def rates(seconds: Mapping[str, Sequence[float]], amount: int) -> dict[str, list[float]]:
     """So much in those seconds, as a second's work."""
     return {name: [amount / value for value in values] for name, values in seconds.items()}
@@ -82,6 +91,7 @@ def show(race: Race) -> str:
         spread = f"({_number(min(values))} to {_number(max(values))})"
         median = _number(race.median(name))
         times = f"{race.times(name):6.2f} times as {'little' if race.unit == 'GiB' else 'fast'}"
+        times = "" if race.unit == SHARE else times
         lines.append(
             f"  {name:34s} {median:>8s} {race.unit:9s} {spread:20s} {times}  {differences(race, name)}".rstrip()
         )
@@ -100,5 +110,5 @@ def _number(value: float) -> str:
 def write(path: Path, races: Sequence[Race], command: Sequence[str]) -> None:
     """Write what was measured as JSON, with the machine and its abilities."""
     machine = {**description(), "abilities": torch.backends.cpu.get_cpu_capability()}
-    content = {"command": " ".join(command), "machine": machine, "versions": versions()}
+    content = {"part": path.stem, "command": " ".join(command), "machine": machine, "versions": versions()}
     write_json(path, {**content, "races": [asdict(race) for race in races]})

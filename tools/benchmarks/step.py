@@ -9,7 +9,6 @@ this package's takes as many samples of a cell as it has pixels, as mmdetection'
 from __future__ import annotations
 
 import argparse
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,11 +17,17 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks.sides import OURS, Race, alternate, shares
+from benchmarks import models
+from benchmarks.sides import OURS, Race, alternate, peak, shares
 from lk_downstream import create_backbone
+from lk_downstream.data.classes import ADE20K_CLASSES
+from lk_downstream.heads import FCNHead, UPerHead
+from lk_downstream.optim import ParameterGroups
+from lk_downstream.tasks import Segmentation
 
 ROUNDS = 5
 CLASSES = 80
+ADAMW = partial(torch.optim.AdamW, lr=1e-4)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,56 +45,37 @@ def races(options: argparse.Namespace) -> Iterator[Race]:
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     if "upernet" in options.models:
-        yield segmentors(options)
+        yield from segmentors(options)
     if "mask_rcnn" in options.models:
         yield from detectors(options)
     torch.set_num_threads(threads)
 
 
-def segmentors(options: argparse.Namespace) -> Race:
-    """A step of UPerNet with its auxiliary head: forward, loss, backward, AdamW."""
-    from lk_downstream.data.classes import ADE20K_CLASSES
-    from lk_downstream.heads import FCNHead, UPerHead
-    from lk_downstream.tasks import Segmentation
-
-    classes = tuple(ADE20K_CLASSES)
-    task = Segmentation(create_backbone(options.segmentor), classes, UPerHead, FCNHead).train()
-    other = _mmsegs(len(classes), task.backbone, options.crop)
-    images = torch.randint(0, 256, (options.batch, 3, options.crop, options.crop), dtype=torch.uint8)
-    masks = torch.randint(0, len(classes), (options.batch, options.crop, options.crop), dtype=torch.uint8)
-    batch = {"image": images, "mask": masks, "size": torch.tensor([[options.crop] * 2] * options.batch)}
-    sides = {
-        "mmsegmentation": partial(_step, other, partial(_mmseg_loss, other, images, masks)),
-        OURS: partial(_step, task, lambda: task.training_step(batch, 0)),
-    }
+def segmentors(options: argparse.Namespace) -> Iterator[Race]:
+    """A step of UPerNet with its auxiliary head: forward, loss, backward, AdamW; and what its tensors need."""
+    task, own = own_step(options.segmentor, options.batch, options.crop)
+    other = models.mmsegmentation(task.backbone, len(task.classes), options.crop).train()
+    loss = partial(_mmseg_loss, other, *_scenes(options.batch, options.crop))
+    sides = {"mmsegmentation": partial(_step, ADAMW(other.parameters()), loss), OURS: own}
     conditions = f"{options.segmentor}, {options.batch} images of {options.crop} x {options.crop}, {_threads(options)}"
-    return Race("UPerNet training step", conditions, "s", shares(alternate(sides, options.rounds), 1))
+    yield Race("UPerNet training step", conditions, "s", shares(alternate(sides, options.rounds), 1))
+    memory = {name: [peak(run) / 2**30] for name, run in sides.items()}
+    yield Race("UPerNet training step, memory of tensors", conditions, "GiB", memory)
 
 
-def _mmsegs(classes: int, backbone: nn.Module, size: int) -> nn.Module:
-    """EncoderDecoder around a copy of the backbone."""
-    from mmengine.registry import init_default_scope
-    from mmseg.models import EncoderDecoder, SegDataPreProcessor
-    from mmseg.registry import MODELS
+def own_step(backbone: str, batch: int, size: int) -> tuple[Segmentation, Callable[[], None]]:
+    """UPerNet as a task, and a step of it with AdamW on ``batch`` images of ``size`` x ``size``."""
+    task = Segmentation(create_backbone(backbone), tuple(ADE20K_CLASSES), UPerHead, FCNHead).train()
+    images, masks = _scenes(batch, size)
+    given = {"image": images, "mask": masks, "size": torch.tensor([[size] * 2] * batch)}
+    return task, partial(_step, ParameterGroups().optimizer(task, ADAMW), lambda: task.training_step(given, 0))
 
-    init_default_scope("mmseg")
 
-    channels = list(backbone.channels)
-    common = {"norm_cfg": {"type": "BN"}, "num_classes": classes, "align_corners": False, "dropout_ratio": 0.1}
-    loss = {"type": "CrossEntropyLoss", "use_sigmoid": False}
-    head = {"in_channels": channels, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6), "channels": 512}
-    auxiliary = {"in_channels": channels[2], "in_index": 2, "channels": 256, "num_convs": 1, "concat_input": False}
-    given = copy.deepcopy(backbone)
-    MODELS.register_module(name="GivenBackbone", module=lambda: given, force=True)
-    model = EncoderDecoder(
-        backbone={"type": "GivenBackbone"},
-        decode_head={"type": "UPerHead", **head, **common, "loss_decode": {**loss, "loss_weight": 1.0}},
-        auxiliary_head={"type": "FCNHead", **auxiliary, **common, "loss_decode": {**loss, "loss_weight": 0.4}},
-        data_preprocessor=SegDataPreProcessor(list(given.mean), list(given.std), size=(size, size)),
-        train_cfg={},
-        test_cfg={"mode": "whole"},
-    )
-    return model.train()
+def _scenes(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
+    masks = torch.randint(0, len(ADE20K_CLASSES), (batch, size, size), dtype=torch.uint8, generator=generator)
+    return images, masks
 
 
 def _mmseg_loss(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -178,8 +164,12 @@ def detectors(options: argparse.Namespace) -> Iterator[Race]:
         return sum(model.train()(*inputs).values())
 
     steps = {
-        "torchvision": partial(_step, other, lambda: total(other, list(images), theirs_targets)),
-        OURS: partial(_step, own, lambda: total(own, (images - mean) / std, [size] * count, targets)),
+        "torchvision": partial(_step, ADAMW(other.parameters()), lambda: total(other, list(images), theirs_targets)),
+        OURS: partial(
+            _step,
+            ParameterGroups().optimizer(own, ADAMW),
+            lambda: total(own, (images - mean) / std, [size] * count, targets),
+        ),
     }
     conditions = f"{options.detector}, {count} images of {size[1]} x {size[0]}, {_threads(options)}"
     yield Race("Mask R-CNN training step", conditions, "s", shares(alternate(steps, options.rounds), 1))
@@ -199,10 +189,7 @@ def _scene(size: tuple[int, int], objects: int, generator: torch.Generator) -> d
     return {"boxes": boxes, "labels": torch.randint(0, CLASSES, (objects,), generator=generator), "masks": masks}
 
 
-def _step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
-    """A step of AdamW, whose state stays with the model."""
-    optimizer = model.__dict__.setdefault("_optimizer", None) or torch.optim.AdamW(model.parameters(), lr=1e-4)
-    model.__dict__["_optimizer"] = optimizer
+def _step(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> None:
     optimizer.zero_grad()
     loss().backward()
     optimizer.step()
