@@ -15,11 +15,12 @@ from lk_downstream.tasks import Task
 
 def scores_table(task: Task, data: DataModule, paths: Sequence[Path]) -> Table:
     """See :func:`lk_downstream.export.score`: of the task, and of each file with its size and the difference."""
-    name, original = score(task, data)
-    table = Table("file", "MB", name, "difference")
-    table.add_row("original", "", f"{original:.4f}", "")
+    original = score(task, data)
+    table = Table("file", "MB", *(title for name in original for title in (name, "difference")))
+    table.add_row("original", "", *(text for value in original.values() for text in (f"{value:.4f}", "")))
     for path in paths:
-        _, value = score(task, data, open_exported(path))
+        found = score(task, data, open_exported(path))
         size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.is_file())
-        table.add_row(path.as_posix(), f"{size / 1e6:.1f}", f"{value:.4f}", f"{value - original:+.4f}")
+        values = (text for name in found for text in (f"{found[name]:.4f}", f"{found[name] - original[name]:+.4f}"))
+        table.add_row(path.as_posix(), f"{size / 1e6:.1f}", *values)
     return table

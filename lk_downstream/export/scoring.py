@@ -64,18 +64,19 @@ def validation_data(source: str | os.PathLike, task: Task) -> DataModule:
 
 
 @torch.inference_mode()
-def score(task: Task, data: DataModule, file: Exported | None = None) -> tuple[str, float]:
-    """Name and value of the metric by which the task chooses its best checkpoint.
+def score(task: Task, data: DataModule, file: Exported | None = None) -> dict[str, float]:
+    """By its name the metric by which the task chooses its best checkpoint; with masks also theirs, ``segm_AP``.
 
     Args:
         task: It is put into evaluation mode, and else left as it was.
         data: See :func:`validation_data`.
         file: Predicts in place of the task.
     """
-    scored, name = copy.copy(task.eval()), task.monitor.split("/")[-1]
+    scored, names = copy.copy(task.eval()), [task.monitor.split("/")[-1]]
     if isinstance(task, Detection):
         options = (data.category_ids, task.kinds, task.evaluation, str(data.annotations))
         metric = scored.evaluator = CocoEvaluator(data.truth(), *options)
+        names = [f"{kind}_AP" for kind in task.kinds]
     else:
         metric = task.metric
     if file is not None:
@@ -83,7 +84,8 @@ def score(task: Task, data: DataModule, file: Exported | None = None) -> tuple[s
     try:
         for batch in data.val_dataloader() if file is None or not file.resizes else _as_they_are(data):
             scored.validation_step(batch, 0)
-        return name, float(metric.compute()[name])
+        found = metric.compute()
+        return {name: float(found[name]) for name in names}
     finally:
         for each in (metric, getattr(task, "boundary", None)):
             if each is not None:

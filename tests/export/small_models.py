@@ -24,7 +24,7 @@ from lk_downstream.detectors.mask_head import MaskHeadSettings
 from lk_downstream.detectors.models import CASCADE_MASK_ROI, CASCADE_ROI, FASTER_ROI, MASK_ROI
 from lk_downstream.heads import UPerHead
 from lk_downstream.inference import Slide, Whole
-from lk_downstream.tasks import Classification, Detection, Segmentation
+from lk_downstream.tasks import Classification, Detection, MultiLabelClassification, Segmentation
 
 SHALLOW = (1, 1, 1, 1)  # a trace takes as long as there are layers
 CLASSES = ("a", "b", "c", "d")
@@ -92,10 +92,11 @@ def segmentation(rule="whole", classes=CLASSES, head=None):
     return _spread(Segmentation(backbone(), classes, head=head, auxiliary_head=None, inference=inference))
 
 
-def classification():
+def classification(multilabel=False):
+    kind = MultiLabelClassification if multilabel else Classification
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        task = _spread(Classification(create_classifier("test_replknet", num_classes=4, layers=SHALLOW), CLASSES))
+        task = _spread(kind(create_classifier("test_replknet", num_classes=4, layers=SHALLOW), CLASSES))
     task.preparation = {"size": 64, "crop": 0.875}
     return task
 

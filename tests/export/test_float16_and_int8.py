@@ -3,23 +3,17 @@
 import functools
 import importlib
 import importlib.util
-import json
 
+import labelled
 import pytest
 import small_models
 import torch
-import yaml
-from PIL import Image
-from test_networks import predicted
 from torch import nn
 
 import lk_downstream
-from lk_downstream import InputError, commands, export, exported
-from lk_downstream.data.batches import collate_evaluation
+from lk_downstream import commands, export, exported
 from lk_downstream.detectors import FCOS
-from lk_downstream.export import metadata
 from lk_downstream.export.agreement import agreement
-from lk_downstream.export.files import as_tuple
 from lk_downstream.heads import FCNHead
 
 needs_onnx = pytest.mark.skipif(
@@ -101,27 +95,12 @@ def test_load_predicts_by_them(written):
     assert task.classes == found.classes
 
 
-class Labelled:
-    """Data whose labels are what a task says."""
-
-    collate_val = staticmethod(collate_evaluation)
-
-    def __init__(self, task, images):
-        self.val_set = []
-        for number, batch in enumerate(images):
-            with torch.no_grad():
-                self.val_set.append({"image": batch[0], "mask": task.predict(batch)[0], "name": str(number)})
-
-    def val_dataloader(self):
-        return (self.collate_val([sample]) for sample in self.val_set)
-
-
 @needs_onnx
 def test_files_have_a_metric_near_the_task_s(written):
     task, done = written("segmentation")
-    data = Labelled(task, small_models.images(4, seed=5))
-    assert export.score(task, data) == ("mIoU", pytest.approx(1))
-    values = [export.score(task, data, exported.open_exported(file.path))[1] for file in done]
+    data = labelled.Masks(task, small_models.images(4, seed=5))
+    assert export.score(task, data) == {"mIoU": pytest.approx(1)}
+    values = [export.score(task, data, exported.open_exported(file.path))["mIoU"] for file in done]
     assert values[0] > values[1] > values[2] > 0.9
 
 
@@ -158,52 +137,6 @@ def test_images_of_the_calibration_matter(level, tmp_path):
     assert full.agreement is None
 
 
-def found_by(task, folder, images):
-    """Data in COCO's layout whose objects are the first that a detector finds."""
-    (folder / "val2017").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    content = {"images": [], "annotations": [], "categories": []}
-    for number, name in enumerate(task.classes, 1):
-        content["categories"].append({"id": number, "name": name})
-    for number, batch in enumerate(images, 1):
-        height, width = batch.shape[-2:]
-        Image.fromarray(batch[0].permute(1, 2, 0).numpy()).save(folder / f"val2017/{number}.png")
-        content["images"].append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
-        found = predicted(task, batch[0])
-        for box, label in zip(found["boxes"][:10].tolist(), found["labels"].tolist()):
-            box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            about = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "category_id": label + 1}
-            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": number, **about})
-    (folder / "annotations/instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-@pytest.mark.parametrize("resize", [True, False])
-@pytest.mark.parametrize("kind", ["segmentation", "detection"])
-def test_a_file_has_the_metric_of_the_network_that_it_holds(kind, resize, tmp_path):
-    if kind == "detection":
-        task = small_models.detection(FCOS).eval()
-        found_by(task, tmp_path / "data", small_models.images(3))
-        dataset = {"class_path": "lk_downstream.data.Coco", "init_args": {"root": str(tmp_path / "data")}}
-        settings = {"dataset": dataset, "workers": 0, "scale": list(small_models.SCALE)}
-        config = {"data": {"class_path": "lk_downstream.data.DetectionData", "init_args": settings}}
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        data = export.validation_data(tmp_path, task)
-    else:
-        task = small_models.segmentation("as it is", head=functools.partial(FCNHead, channels=16)).eval()
-        data = Labelled(task, small_models.images(3))
-    network = export.network(task, export.Inside(resize=resize)).eval()
-
-    def run(images):
-        with torch.no_grad():
-            return as_tuple(network(images))
-
-    file = exported.ExportedModel("x.onnx", metadata.of(task, network), run)
-    name, original = export.score(task, data)
-    assert name == {"segmentation": "mIoU", "detection": "bbox_AP"}[kind]
-    assert original > 0.9
-    assert export.score(task, data, file)[1] == pytest.approx(original, abs=1e-3)
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -220,12 +153,6 @@ def test_mistakes_in_precisions_are_said_in_a_sentence(options, words, tmp_path,
     assert words in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
-
-
-def test_a_config_of_other_data_is_refused(tmp_path):
-    task = small_models.classification()
-    with pytest.raises(InputError, match="no config with data"):
-        export.validation_data(tmp_path, task)
 
 
 def test_numbers_that_are_none_are_refused():
