@@ -71,14 +71,12 @@ def curves(coco: Any, results: Results, kind: str, image_ids: Sequence[int]) -> 
     dropped = np.zeros_like(matched)
     first_truth = np.searchsorted(pair_of, np.arange(len(categories) * len(image_ids) + 1))
     truths = [item["bbox"] if kind == "bbox" else item["segmentation"] for item in annotations]
+    truths = np.array(truths, dtype=np.float64).reshape(-1, 4) if kind == "bbox" else truths
     for tasks in _chunks(_overlapping(pair, shapes, first_truth, truths, crowd, limits[0]), len(areas) * len(limits)):
-        found = _match(tasks, crowd, ignored, limits)
-        for task, best in zip(tasks, found):
-            hit = best >= 0
-            best = best + task.truth
-            area_index = np.arange(len(areas))[:, None, None]
-            matched[..., task.detections] = hit
-            dropped[..., task.detections] = hit & ignored[area_index, best]
+        best, detections = _match(tasks, crowd, ignored, limits)
+        hit = best >= 0
+        matched[..., detections] = hit
+        dropped[..., detections] = hit & ignored[np.arange(len(areas))[:, None, None], best]
     outside = (sizes < areas[:, :1]) | (sizes > areas[:, 1:])
     dropped |= ~matched & outside[:, None]
     positives = np.stack([np.bincount(pair_of[~row] // len(image_ids), minlength=len(categories)) for row in ignored])
@@ -111,25 +109,21 @@ def _truth(coco: Any, kind: str, image_ids: Sequence[int], categories: Sequence[
 
 
 def _overlapping(
-    pair: np.ndarray, shapes: Shapes, first_truth: np.ndarray, truths: list[Any], crowd: np.ndarray, least: float
+    pair: np.ndarray, shapes: Shapes, first_truth: np.ndarray, truths: Shapes, crowd: np.ndarray, least: float
 ) -> Iterator[_Task]:
     """The pairs of class and image that have something to match."""
     from pycocotools import mask as rle
 
     present, starts = np.unique(pair, return_index=True)
     ends = np.append(starts[1:], len(pair))
-    for number, start, end in zip(present.tolist(), starts.tolist(), ends.tolist()):
-        truth, last = first_truth[number], first_truth[number + 1]
+    flags = crowd.astype(np.uint8)
+    bounds = (starts, ends, first_truth[present], first_truth[present + 1])
+    for start, end, truth, last in zip(*(bound.tolist() for bound in bounds)):
         if truth < last:
-            objects = truths[truth:last]
-            flags = crowd[truth:last].astype(np.uint8)
-            if isinstance(shapes, np.ndarray):
-                overlaps = rle.iou(shapes[start:end], np.array(objects, dtype=np.float64), flags)
-            else:
-                overlaps = rle.iou(shapes[start:end], objects, flags)
-            rows = np.flatnonzero((overlaps >= least).any(1))
+            overlaps = rle.iou(shapes[start:end], truths[truth:last], flags[truth:last])
+            (rows,) = (overlaps.max(1) >= least).nonzero()
             if len(rows):
-                yield _Task(start + rows, overlaps[rows], int(truth))
+                yield _Task(start + rows, overlaps[rows], truth)
 
 
 def _chunks(tasks: Iterator[_Task], width: int) -> Iterator[list[_Task]]:
@@ -144,20 +138,21 @@ def _chunks(tasks: Iterator[_Task], width: int) -> Iterator[list[_Task]]:
     yield from groups.values()
 
 
-def _match(tasks: list[_Task], crowd: np.ndarray, ignored: np.ndarray, limits: np.ndarray) -> list[np.ndarray]:
-    """For each task the object (counted from its first) of every detection, -1 for none: int64 (A, T, D).
+def _match(
+    tasks: list[_Task], crowd: np.ndarray, ignored: np.ndarray, limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The object of every detection of all tasks, -1 for none: int64 (A, T, D), and which detections these are (D,).
 
     A detection takes, of the objects that are still free (or a crowd) and overlap it enough, the one it overlaps most,
     the last of several; objects that are ignored only if there is no other.
     """
-    tasks_order = sorted(range(len(tasks)), key=lambda number: -len(tasks[number].detections))
-    counts = np.array([len(tasks[number].detections) for number in tasks_order])
+    tasks = sorted(tasks, key=lambda task: -len(task.detections))
+    counts = np.array([len(task.detections) for task in tasks])
     width = max(task.overlaps.shape[1] for task in tasks)
     overlaps = np.full((len(tasks), counts[0], width), -1.0)
     keep = np.zeros((len(tasks), width), dtype=bool)
     skip = np.zeros((len(tasks), len(ignored), 1, width), dtype=bool)
-    for row, number in enumerate(tasks_order):
-        task = tasks[number]
+    for row, task in enumerate(tasks):
         extent = task.overlaps.shape[1]
         overlaps[row, : counts[row], :extent] = task.overlaps
         keep[row, :extent] = crowd[task.truth : task.truth + extent]
@@ -177,10 +172,10 @@ def _match(tasks: list[_Task], crowd: np.ndarray, ignored: np.ndarray, limits: n
         rows, area, threshold = np.nonzero(hit)
         taken = choice[rows, area, threshold]
         free[rows, area, threshold, taken] = keep[rows, taken]
-    found: list[np.ndarray] = [np.empty(0)] * len(tasks)
-    for row, number in enumerate(tasks_order):
-        found[number] = best[: counts[row], row].transpose(1, 2, 0)
-    return found
+    truth = np.array([task.truth for task in tasks])[:, None, None]
+    best = np.where(best >= 0, best + truth, -1)
+    steps = np.arange(counts[0])[:, None] < counts  # of each task its own, one task after another
+    return best.transpose(2, 3, 1, 0)[..., steps.T], np.concatenate([task.detections for task in tasks])
 
 
 def _accumulate(
@@ -204,29 +199,23 @@ def _accumulate(
         part = slice(bounds[number], bounds[number + 1])
         order = np.argsort(-scores[part], kind="mergesort")
         hits, misses = matched[..., part][..., order], dropped[..., part][..., order]
-        right, wrong, ranks = hits & ~misses, ~hits & ~misses, rank[part][order]
+        right, counted, ranks = hits & ~misses, ~misses, rank[part][order]
         for area in range(areas):
             total = positives[number, area]
             if total == 0:
                 continue
-            for which, most in enumerate(parameters.maxDets):
-                last = most == parameters.maxDets[-1]
-                if area and not last:
-                    continue  # which no metric is made of
-                seen = ranks < most
-                true = np.cumsum(right[area][:, seen], axis=1, dtype=float)
-                reached = true / total
-                recall[:, number, area, which] = reached[:, -1] if seen.any() else 0
-                if last:
-                    false = np.cumsum(wrong[area][:, seen], axis=1, dtype=float)
-                    height = true / (false + true + np.spacing(1))
-                    height = np.maximum.accumulate(height[:, ::-1], axis=1)[:, ::-1]
-                    for threshold in range(thresholds):
-                        places = np.searchsorted(reached[threshold], parameters.recThrs, side="left")
-                        inside = places < height.shape[1]
-                        column = np.zeros(len(places))
-                        column[inside] = height[threshold][places[inside]]
-                        precision[threshold, :, number, area] = column
+            for which, most in enumerate(parameters.maxDets[:-1] if area == 0 else ()):  # of others no metric is made
+                recall[:, number, area, which] = right[area][:, ranks < most].sum(1) / total
+            recall[:, number, area, -1] = right[area].sum(1) / total
+            # Recall reaches a value at a hit, and precision falls from hit to hit: of the k-th it is k in all so far.
+            threshold, place = right[area].nonzero()
+            nth = np.cumsum(right[area], axis=1, dtype=np.int32)[threshold, place]
+            so_far = np.cumsum(counted[area], axis=1, dtype=np.int32)[threshold, place]
+            height = np.zeros((thresholds, total))  # from the k-th hit on; none beyond the last
+            height[threshold, nth - 1] = nth / (so_far + np.spacing(1))
+            height = np.maximum.accumulate(height[:, ::-1], axis=1)[:, ::-1]
+            needed = np.searchsorted(np.arange(total + 1) / total, parameters.recThrs, side="left")
+            precision[:, :, number, area] = height[:, np.maximum(needed, 1) - 1]
     return Curves(precision, recall)
 
 
