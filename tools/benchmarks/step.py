@@ -22,17 +22,20 @@ from benchmarks.sides import OURS, Race, alternate, peak, shares
 from lk_downstream import create_backbone
 from lk_downstream.data.classes import ADE20K_CLASSES
 from lk_downstream.heads import FCNHead, UPerHead
+from lk_downstream.ops import accelerate
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks import Segmentation
 
 ROUNDS = 5
 CLASSES = 80
+AUTHORS = "mmsegmentation, large kernels by F.conv2d"  # as the backbones' authors have them
 ADAMW = partial(torch.optim.AdamW, lr=1e-4)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=("upernet", "mask_rcnn"), default=("upernet", "mask_rcnn"))
     parser.add_argument("--segmentor", default="convnext_tiny", help="backbone of UPerNet")
+    parser.add_argument("--authors", action="store_true", help=f"add the side: {AUTHORS}")
     parser.add_argument("--crop", type=int, default=512, help="side of its images")
     parser.add_argument("--detector", default="resnet50", help="backbone of Mask R-CNN")
     parser.add_argument("--size", type=int, nargs=2, default=(320, 512), help="height and width of its images")
@@ -54,9 +57,14 @@ def races(options: argparse.Namespace) -> Iterator[Race]:
 def segmentors(options: argparse.Namespace) -> Iterator[Race]:
     """A step of UPerNet with its auxiliary head: forward, loss, backward, AdamW; and what its tensors need."""
     task, own = own_step(options.segmentor, options.batch, options.crop)
-    other = models.mmsegmentation(task.backbone, len(task.classes), options.crop).train()
-    loss = partial(_mmseg_loss, other, *_scenes(options.batch, options.crop))
-    sides = {"mmsegmentation": partial(_step, ADAMW(other.parameters()), loss), OURS: own}
+    sides = {}
+    for name in ("mmsegmentation", AUTHORS)[: 1 + options.authors]:
+        other = models.mmsegmentation(task.backbone, len(task.classes), options.crop).train()
+        if name == AUTHORS:
+            accelerate(other, "contiguous")
+        loss = partial(_mmseg_loss, other, *_scenes(options.batch, options.crop))
+        sides[name] = partial(_step, ADAMW(other.parameters()), loss)
+    sides[OURS] = own
     conditions = f"{options.segmentor}, {options.batch} images of {options.crop} x {options.crop}, {_threads(options)}"
     yield Race("UPerNet training step", conditions, "s", shares(alternate(sides, options.rounds), 1))
     memory = {name: [peak(run) / 2**30] for name, run in sides.items()}
