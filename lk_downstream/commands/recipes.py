@@ -10,6 +10,7 @@ import sys
 import textwrap
 
 from lk_downstream import config_files
+from lk_downstream.errors import InputError
 
 HELP = """usage: lk-downstream {name} --config NAME [--OPTION VALUE ...]
 
@@ -27,6 +28,7 @@ CHECKPOINT = "  --ckpt_path FILE         {}\n  --model.weights FILE     {}\n"
 STOPS = """  --print_groups           learning rates and decay, and stop
   --show_batches FILE      draw the first training images as the network sees them, and stop
 """
+TILED = ("--tile", "--overlap")
 EVALUATED = CHECKPOINT.format("a checkpoint of a run", "or published weights of a whole model")
 
 
@@ -53,7 +55,14 @@ def predict(args: list[str]) -> int:
         from lk_downstream.commands import predict
 
         return predict.main(args)
-    alone = "\nWithout a config: lk-downstream predict MODEL IMAGES, see lk-downstream predict MODEL --help\n"
+    for word in args:
+        if (name := word.partition("=")[0]) in TILED:
+            raise InputError(
+                f"{name} is an option of the form without a config, as the Trainer takes images whole: "
+                f"lk-downstream predict CHECKPOINT IMAGES {name} NUMBER"
+            )
+    alone = "\nWithout a config, or in tiles: lk-downstream predict MODEL IMAGES"
+    alone += ", see lk-downstream predict MODEL --help\n"
     images = "  --data.predict PATH      an image or a folder of images\n"
     return _run("predict", "predict", args, EVALUATED + images + alone)
 

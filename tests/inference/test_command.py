@@ -85,6 +85,14 @@ def test_a_segmentation(stand, images, tmp_path, capsys):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "tiles/labels/a/x.tif"), mask)
 
 
+def test_tiles_of_a_config_say_the_form_that_has_them(capsys):
+    for words in (["--tile", "512"], ["--overlap=64"]):
+        assert run("predict", ["--config", "demo_segmentation", "--ckpt_path", "x.ckpt", *words]) == 1
+        said = capsys.readouterr().err
+        assert f"lk-downstream predict CHECKPOINT IMAGES {words[0].partition('=')[0]} NUMBER" in said
+        assert len(said.splitlines()) == 1
+
+
 def test_large_images_are_taken_in_tiles_by_themselves(stand, images, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "LARGE", 60 * 70 - 1)
     for kind in ("segmentation", "detection", "classification"):
