@@ -23,7 +23,7 @@ def export(
     decide: bool = True,
     weights_license: str | None = None,
     pad_kernels: bool = False,
-    precisions: list[Literal["float16", "int8"]] = [],  # noqa: B006
+    precisions: list[Literal["float16", "int8", "int8_symmetric"]] = [],  # noqa: B006
     calibrate: list[str] | str | None = None,
     score_on: str | None = None,
 ) -> int:
@@ -47,7 +47,8 @@ def export(
         decide: Make softmax, argmax, or box decoding and non-maximum suppression part of the file.
         weights_license: Licence of the weights, which the file then says; of published weights it is known.
         pad_kernels: Give large kernels in ONNX files a form that onnxruntime computes faster, and OpenVINO slower.
-        precisions: Of further ONNX files, OUTPUT_float16.onnx and OUTPUT_int8.onnx, which are smaller and round.
+        precisions: Of further ONNX files, OUTPUT_float16.onnx and OUTPUT_int8.onnx, which are smaller and round;
+            int8_symmetric for TensorRT, which takes no other int8.
         calibrate: Images like those to be predicted on, a folder or a list of files: int8 needs some hundred, and all
             further files are compared with the original on them.
         score_on: A run's folder or a config, on whose validation data the metric of the original and of each file is

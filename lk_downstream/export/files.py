@@ -78,7 +78,7 @@ def export(
         preparation: how the test-time resize is done, as checkpoints keep it; None: the model's own, or the papers'.
         pad_kernels: give large kernels in ONNX files the form that onnxruntime computes faster, and others slower.
         about: what else the file is to say of itself, such as the licence of the weights, see :mod:`.metadata`.
-        other_precisions: of further ONNX files, ``float16`` and ``int8``, which get ``_float16.onnx`` and so on.
+        other_precisions: of further ONNX files, see :data:`PRECISIONS`, which get ``_float16.onnx`` and so on.
         calibrate: images by which int8 is calibrated and the agreement is found, as ``predict`` takes them; None: of
             float16, noise.
 

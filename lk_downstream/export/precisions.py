@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,12 +29,16 @@ def _float16(source: Path, output: Path, images: Images | None, external_data: b
     onnx.save(model, output, save_as_external_data=external_data, location=f"{output.name}.data")
 
 
-def _int8(source: Path, output: Path, images: Images | None, external_data: bool) -> None:
-    to_int8(source, output, images(), external_data)
+def _int8(source: Path, output: Path, images: Images | None, external_data: bool, symmetric: bool = False) -> None:
+    to_int8(source, output, images(), external_data, symmetric)
 
 
 # By their names: what writes the file from one in float32.
-PRECISIONS: dict[str, Callable[[Path, Path, Images | None, bool], None]] = {"float16": _float16, "int8": _int8}
+PRECISIONS: dict[str, Callable[[Path, Path, Images | None, bool], None]] = {
+    "float16": _float16,
+    "int8": _int8,
+    "int8_symmetric": functools.partial(_int8, symmetric=True),
+}
 
 
 def check(precisions: Sequence[str], formats: Sequence[str], calibrate: Any) -> None:
@@ -48,10 +53,11 @@ def check(precisions: Sequence[str], formats: Sequence[str], calibrate: Any) -> 
             raise InputError(f"precision {name!r} is none of {known}{near_names(name, PRECISIONS)}; choose one")
     if precisions and "onnx" not in formats:
         raise InputError(f"{' and '.join(precisions)} are precisions of ONNX files: add onnx to the formats")
-    if "int8" in precisions and calibrate is None:
+    integers = [name for name in precisions if name.startswith("int8")]
+    if integers and calibrate is None:
         raise InputError(
-            "int8 needs images like those to be predicted on, which show the range of each map: give a folder of a "
-            "hundred or more as --calibrate FOLDER"
+            f"{integers[0]} needs images like those to be predicted on, which show the range of each map: give a "
+            "folder of a hundred or more as --calibrate FOLDER"
         )
 
 
