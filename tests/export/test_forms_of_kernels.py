@@ -1,6 +1,7 @@
 """Other forms of large kernels in exported files: the same sums, where it is worth it."""
 
 import copy
+import importlib
 import importlib.util
 
 import pytest
@@ -12,6 +13,10 @@ from lk_downstream import export
 from lk_downstream.commands import run
 from lk_downstream.export import kernels
 from lk_downstream.ops import LargeKernelConv2d
+
+needs_onnx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, export.PACKAGES)), reason="the extra `export` is missing"
+)
 
 
 class Kernels(nn.Module):
@@ -88,7 +93,30 @@ def test_files_of_classifiers_have_trimmed_kernels(tmp_path):
         assert {shape[-1] for shape in depthwise if shape[-1] > 1} == sides
 
 
-@pytest.mark.skipif(not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))), reason="the extra is missing")
+class Large(nn.Module):
+    """A classifier with one large kernel."""
+
+    pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 32, 32), "crop_pct": 1.0}
+    num_classes = 3
+
+    def __init__(self):
+        super().__init__()
+        self.conv = LargeKernelConv2d(3, 3, 21, padding=10, groups=3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+@needs_onnx
+def test_padding_before_is_an_option(tmp_path):
+    onnx = importlib.import_module("onnx")
+    (done,) = export.export(Large().eval(), tmp_path / "net", ["onnx"], pad_kernels=True)  # compares them
+    nodes = onnx.load(done.path).graph.node
+    assert [node.op_type for node in nodes].count("Pad") == 1
+    assert done.differences["probabilities"] < 1e-4
+
+
+@needs_onnx
 def test_runtimes_are_compared(capsys):
     options = ["--batch", "1", "--channels", "2", "--sizes", "6", "--kernels", "5", "--rounds", "1"]
     assert run("benchmark", ["runtimes", *options]) == 0
