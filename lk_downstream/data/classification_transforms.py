@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import create_transform
-from timm.data.auto_augment import posterize
+from timm.data import auto_augment, create_transform
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
+from lk_downstream.data.operations import operations, posterize, use_arrays
 from lk_downstream.errors import InputError
 
 
@@ -70,6 +69,7 @@ class TrainingImage:
                 f"data.auto_augment: timm knows no policy {auto_augment!r}; the papers' is rand-m9-mstd0.5-inc1"
             ) from error
         allow_zero_bits(colours)
+        self.on_arrays = use_arrays(colours.transforms)
         self.crop = v2.RandomResizedCrop((size, size), scale, ratio, InterpolationMode.BICUBIC, antialias=True)
         self.flip = v2.RandomHorizontalFlip(flip)
         self.colours = colours
@@ -78,30 +78,28 @@ class TrainingImage:
         """A sample of a data set -> the same with ``image`` uint8 (3, size, size)."""
         image = sample["image"].as_subclass(torch.Tensor)
         place = self.crop.make_params([image])
-        image = v2.functional.crop(image, *(place[name] for name in ("top", "left", "height", "width")))
+        top, left, height, width = (place[name] for name in ("top", "left", "height", "width"))
+        image = image[:, top : top + height, left : left + width]
         # As pixels of three bytes, which the resize, Pillow and the network take without a change of order.
         image = image[None].contiguous(memory_format=torch.channels_last)
         size = self.crop.size
-        image = self.flip(F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)[0])
+        image = F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)[0]
+        if torch.rand(1) < self.flip.p:
+            image = image.flip(-1)
         if self.colours.transforms and image.shape[0] == 3:
-            image = from_pil(self.colours(to_pil(image)))
+            if self.on_arrays:
+                image = torch.from_numpy(self.colours(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)
+            else:
+                image = from_pil(self.colours(to_pil(image)))
         return {**sample, "image": image}
 
 
 def allow_zero_bits(colours: v2.Compose) -> None:
-    """Let timm's strongest posterization, which leaves no bit, give a black image, as it did in the papers.
-
-    Newer releases of Pillow refuse to leave less than one bit, which would end a training by chance.
-    """
+    """Let timm's strongest posterization give a black image, see :func:`lk_downstream.data.operations.posterize`."""
     for step in colours.transforms:
-        operations = [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]
-        for operation in operations:
-            if operation.aug_fn is posterize:
-                operation.aug_fn = _posterize
-
-
-def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    return posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+        for operation in operations(step):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = posterize
 
 
 class EvaluationImage:

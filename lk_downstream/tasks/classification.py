@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.optim import AdamW
@@ -17,6 +16,7 @@ from lk_downstream.metrics import ClassificationMetric, confused_pairs
 from lk_downstream.metrics.classification import MEANS
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks.base import OptimizerFactory, ScheduleFactory, Task, saved_classes
+from lk_downstream.tasks.classification_mixing import PairwiseMixup
 
 
 class Classification(Task):
@@ -76,7 +76,7 @@ class Classification(Task):
         self.smoothing, self.erasing = smoothing, erasing
         self.mix = None
         if mixup or cutmix:
-            self.mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(self.classes))
+            self.mix = PairwiseMixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(self.classes))
         self.metric = ClassificationMetric(self.classes)
         self.metrics = self.metric.metrics
         self.confusion: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Backbones of other than three input channels."""
+"""Channels of images as backbones take them: their number and their scale."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from PIL import Image
 from lk_downstream import create_backbone, create_classifier
 from lk_downstream.errors import InputError
 from lk_downstream.tasks import Classification, Segmentation
+from lk_downstream.tasks.channels import scaled
 
 
 def test_one_channel_sees_the_grey_of_pillow():
@@ -40,3 +41,16 @@ def test_four_channels_of_images_that_have_three_get_a_sentence():
     assert task.normalize(torch.zeros(1, 4, 32, 32, dtype=torch.uint8)).shape == (1, 4, 32, 32)
     with pytest.raises(InputError, match="at least 1"):
         create_backbone("test_convnext", in_chans=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 3, 1, 1), (3, 1, 4, 4), (2, 4, 1, 9), (0, 3, 4, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scaled_values_are_the_same_in_each_layout(shape, layout, dtype):
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.rand(shape[1], 1, 1, generator=torch.Generator().manual_seed(seed)) * 255 for seed in (1, 2))
+    given = images.contiguous(memory_format=layout)
+    found = scaled(given, mean, std, dtype)
+    assert found.stride() == given.stride()
+    assert torch.equal(found, (images.to(dtype) - mean) / std)
+    assert torch.equal(given, images)
