@@ -18,6 +18,7 @@ from torch import Tensor
 LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 3, 12, 0.1
 CONTENDER = 3.0  # times the best first run (which holds set-up costs) up to which a candidate is measured again
 PATIENCE = 1.0  # seconds of measuring for one shape, after which the best so far is taken
+SAMPLES = 3  # runs of a sample, of which the fastest counts
 NEGLIGIBLE = 0.02  # seconds that a first run may take, however slow it is beside the others
 
 # A choice made while other programs kept the cores busy may be wrong, so it is looked at again: after so many seconds,
@@ -37,15 +38,16 @@ class Candidate:
     Attributes:
         name: under which it is remembered and reported.
         run: computes the result.
-        sample: computes a part of it, for ways that can be slower by orders of magnitude: these are run in full
-            only if ``share`` times the time of the sample looks competitive.
+        sample: computes a part of it, the same for all candidates.
         share: the whole over the part.
+        doubtful: it can be slower by orders of magnitude, and is run in full only if its sample looks competitive.
     """
 
     name: str
     run: Callable[[], Tensor]
     sample: Callable[[], Tensor] | None = None
     share: float = 1.0
+    doubtful: bool = False
 
 
 @dataclass
@@ -146,10 +148,8 @@ def _measured(key: Hashable, candidates: list[Candidate], device: torch.device, 
     began = time.perf_counter()
     for candidate in [item for item in candidates if (key, item.name) not in FAILURES] or candidates:
         try:
-            if candidate.sample is not None and best:
-                candidate.sample()
-                if candidate.share * seconds(candidate.sample, device) > max(2 * min(best.values()), NEGLIGIBLE):
-                    continue
+            if candidate.doubtful and best and _is_hopeless(candidate, candidates, best, device):
+                continue
             if device.type == "cuda":
                 candidate.run()  # compiles; not to be timed
             best[candidate.name] = seconds(candidate.run, device)
@@ -181,6 +181,25 @@ def _measured(key: Hashable, candidates: list[Candidate], device: torch.device, 
         wait = 2 ** (choice.measured - 1) * max(AGAIN, AGAIN_COSTS * (now - began))
         choice.due, choice.soonest = now + wait, now + SOONER * wait
     return choice
+
+
+def _is_hopeless(
+    candidate: Candidate, candidates: list[Candidate], best: dict[str, float], device: torch.device
+) -> bool:
+    """Whether a candidate's sample is slow, by what the others take in full and by what the fastest takes for it.
+
+    A neighbour's use of the cores lengthens a sample by as much as a whole run, so that neither alone would tell.
+    """
+
+    def taken(candidate: Candidate) -> float:
+        return min(seconds(candidate.sample, device) for _ in range(SAMPLES))
+
+    candidate.sample()
+    own = taken(candidate)
+    if candidate.share * own <= max(2 * min(best.values()), NEGLIGIBLE):
+        return False
+    leader = next(other for other in candidates if other.name == min(best, key=best.__getitem__))
+    return leader.sample is None or own > CONTENDER * taken(leader)
 
 
 def _tell_of_load(times: float) -> None:

@@ -60,23 +60,24 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Ten
             choice.used(began)
         return out
 
-    def candidate(name: str) -> Candidate:
-        layout = cpu.memory_format_of(x)
-        images, few = _sample_size(x)
-        sample = None
-        if name.startswith("contiguous") or name == "plain":
-            # PyTorch's contiguous path can be 40 times slower: look at some of the maps first.
-            def sample() -> Tensor:
-                part = x[:images, :few].contiguous(memory_format=layout)
-                return paths[name](part, weight[:few], bias[:few] if bias is not None else None)
+    layout = cpu.memory_format_of(x)
+    images, few = _sample_size(x)
 
+    def candidate(name: str) -> Candidate:
         def run() -> Tensor:
             return paths[name](x, weight, bias).contiguous(memory_format=layout)
 
-        return Candidate(name, run, sample, x.shape[0] * x.shape[1] / (images * few))
+        def sample() -> Tensor:
+            part = x[:images, :few].contiguous(memory_format=layout)
+            return paths[name](part, weight[:few], bias[:few] if bias is not None else None)
 
-    order = sorted(paths, key=lambda name: name.startswith("contiguous") or name == "plain")
-    return fastest(key, [candidate(name) for name in order], x.device)
+        return Candidate(name, run, sample, x.shape[0] * x.shape[1] / (images * few), doubtful(name))
+
+    def doubtful(name: str) -> bool:
+        """PyTorch's contiguous way can be 40 times slower."""
+        return name.startswith("contiguous") or name == "plain"
+
+    return fastest(key, [candidate(name) for name in sorted(paths, key=doubtful)], x.device)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, size: tuple[int, int], backend: str) -> Tensor:
@@ -110,20 +111,18 @@ def _weight_part(
         if x.device.type == "cpu":
             choice.used(began)
         return part
+    layout = cpu.memory_format_of(x)
     few = min(x.shape[1], 8)
 
-    def sample() -> Tensor:
-        layout = cpu.memory_format_of(x)
-        return paths["native"](
-            grad[:1, :few].contiguous(memory_format=layout), x[:1, :few].contiguous(memory_format=layout), size
-        )
+    def candidate(name: str) -> Candidate:
+        def sample() -> Tensor:
+            parts = (tensor[:1, :few].contiguous(memory_format=layout) for tensor in (grad, x))
+            return paths[name](*parts, size)
 
-    share = x.shape[0] * x.shape[1] / few
-    candidates = [
-        Candidate(name, lambda name=name: paths[name](grad, x, size), sample if name == "native" else None, share)
-        for name in sorted(paths, key=lambda name: name == "native")
-    ]
-    return fastest(key, candidates, x.device)
+        share = x.shape[0] * x.shape[1] / few
+        return Candidate(name, lambda: paths[name](grad, x, size), sample, share, doubtful=name == "native")
+
+    return fastest(key, [candidate(name) for name in sorted(paths, key=lambda name: name == "native")], x.device)
 
 
 def _trimmed(path: cpu.ForwardPath, size: tuple[int, int]) -> cpu.ForwardPath:
