@@ -48,31 +48,42 @@ def slide(image: np.ndarray, offsets: np.ndarray, axis: int, fill: Sequence[int]
     Returns:
         uint8 (H, W, C).
     """
-    height, width, channels = image.shape
-    length = image.shape[axis]
+    length, (width, channels) = image.shape[axis], image.shape[1:]
     offsets = np.clip(offsets, -length, length)
+    moved = np.floor(offsets + 0.5)
+    last = length - np.maximum(moved, 0) - 0.5  # the middle of the last pixel that is taken from within
+    moved += last + offsets >= length  # where the sum is rounded, as it is in Pillow
+    row = np.empty((width, channels), np.uint8)
+    row[:] = fill
+    result = np.empty_like(image, order="C")
+    result[:] = row
+    first, stop = max(0, -int(moved.max())), length - max(0, int(moved.min()))
+    if first >= stop:  # all lines are taken from outside
+        return result
+    lines, outside = _lines(result, axis), _lines(np.broadcast_to(row, image.shape), axis)
+    lines[:, first:stop] = _lines(_interpolated(image, offsets, axis, first, stop), axis)
+    for run, move in _runs(moved.astype(int)):
+        part = slice(length - move, stop) if move > 0 else slice(first, -move)
+        lines[run, part] = outside[run, part]
+    return result
+
+
+def _interpolated(image: np.ndarray, offsets: np.ndarray, axis: int, first: int, stop: int) -> np.ndarray:
+    """The places from ``first`` to ``stop`` of each line, see :func:`slide`."""
+    channels = image.shape[2]
     whole = np.floor(offsets).astype(int)
     weights = torch.from_numpy(_weights(offsets - whole))[..., None]
     if axis == 0:  # for each value of a row, as the rows are worked on
         weights = weights.expand(-1, -1, channels).reshape(4, 1, -1)
-    pixels = torch.from_numpy(_moved(image, whole, axis)).flatten(1).float()
-    span, step = (height, 1) if axis == 0 else (width * channels, channels)
-    taps = [pixels.narrow(axis, number * step, span) for number in range(4)]
+    moved = _moved(image, whole + first - 1, axis, stop - first + 3)
+    pixels, step = torch.from_numpy(moved).flatten(1).float(), 1 if axis == 0 else channels
+    taps = [pixels.narrow(axis, number * step, (stop - first) * step) for number in range(4)]
     values = taps[0] * weights[0]
     for tap, weight in zip(taps[1:], weights[1:]):
         values.addcmul_(tap, weight)
     # A whole number stays what it is, though it may have been computed as a little less.
-    result = values.add_(2**-13).clamp_(0, 255).numpy().astype(np.uint8).reshape(image.shape)
-    row = np.empty((width, channels), np.uint8)
-    row[:] = fill
-    lines, outside = _lines(result, axis), _lines(np.broadcast_to(row, image.shape), axis)
-    moved = np.floor(offsets + 0.5)
-    last = length - np.maximum(moved, 0) - 0.5  # the middle of the last pixel that is taken from within
-    moved += last + offsets >= length  # where the sum is rounded, as it is in Pillow
-    for run, move in _runs(moved.astype(int)):
-        part = slice(length - move, None) if move > 0 else slice(-move)
-        lines[run, part] = outside[run, part]
-    return result
+    values = values.add_(2**-13).clamp_(0, 255).numpy().astype(np.uint8)
+    return values.reshape(len(values), -1, channels)
 
 
 def _weights(place: np.ndarray) -> np.ndarray:
@@ -82,20 +93,21 @@ def _weights(place: np.ndarray) -> np.ndarray:
     return np.stack((-place * rest * rest, *inner, -place * place * rest)).astype(np.float32)
 
 
-def _moved(image: np.ndarray, whole: np.ndarray, axis: int) -> np.ndarray:
-    """Each line of the image from ``whole`` - 1 pixels further on, and three pixels longer."""
-    length, margin = image.shape[axis], int(np.abs(whole).max()) + 3
+def _moved(image: np.ndarray, starts: np.ndarray, axis: int, number: int) -> np.ndarray:
+    """So many pixels of each line from its own start on; further outside than two pixels they are anything."""
+    length = image.shape[axis]
+    before, after = max(2, -int(starts.min())), max(2, int(starts.max()) + number - length)
     shape = list(image.shape)
-    shape[axis] = length + 2 * margin
+    shape[axis] = before + length + after
     wide = np.empty(shape, np.uint8)
-    source, middle = _lines(wide, axis), _lines(image, axis)
-    source[:, margin : margin + length] = middle
-    source[:, margin - 2 : margin], source[:, margin + length : margin + length + 2] = middle[:, :1], middle[:, -1:]
-    shape[axis] = length + 3
+    source, middle, end = _lines(wide, axis), _lines(image, axis), before + length
+    source[:, before:end] = middle
+    source[:, before - 2 : before], source[:, end : end + 2] = middle[:, :1], middle[:, -1:]
+    shape[axis] = number
     moved = np.empty(shape, np.uint8)
     target = _lines(moved, axis)
-    for run, move in _runs(whole):
-        target[run] = source[run, margin + move - 1 : margin + move + length + 2]
+    for run, start in _runs(starts):
+        target[run] = source[run, before + start : before + start + number]
     return moved
 
 
