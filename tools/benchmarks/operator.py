@@ -16,7 +16,7 @@ from benchmarks.sides import OURS, Race, shares
 from lk_downstream.analysis.latency import LAYOUTS, LEAST
 from lk_downstream.ops import cpu, depthwise_conv2d
 
-ROUNDS = 3
+ROUNDS = 5
 SLOW = 1.0  # seconds
 # network -> channels and kernel of its stages
 NETWORKS = {
