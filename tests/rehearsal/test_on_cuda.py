@@ -98,6 +98,36 @@ def test_a_loss_is_repeatable_waits_for_nothing_and_takes_16_bits(table, name, o
     assert table.refused((use.operator, use.dtype) for use in device.uses) == []
 
 
+class CopiesOf(Pretended):
+    """Notes how many values are copied to the host at once."""
+
+    def _move(self, tensor, *args, **options):
+        result = super()._move(tensor, *args, **options)
+        if self.holds(tensor) and not self.holds(result):
+            self.copied.append(tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("planted", [False, True])
+@pytest.mark.parametrize("rule", flows.RULES)
+def test_no_map_of_an_evaluated_image_comes_to_the_host(root, rule, planted):
+    """Resizes, classes and counts stay on the device; the counts are read once, at the end."""
+    module = flows.data("segmentation", root)
+    with CopiesOf("cuda") as device, torch.no_grad():
+        device.copied = []
+        model = flows.task("segmentation", module, "test_slak", inference=flows.RULES[rule]).to("cuda").eval()
+        images = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8).to("cuda")
+        masks = torch.zeros(2, 48, 64, dtype=torch.uint8).to("cuda")
+        found = model.validation_step({"image": images, "mask": masks}, 0)["prediction"]
+        assert found.shape == masks.shape
+        if planted:
+            found.cpu()
+        most = max(device.copied, default=0)
+        model.metric.compute()
+    assert device.copied[-1] == len(module.classes) ** 2
+    assert most == (masks.numel() if planted else 0)
+
+
 def test_what_the_table_lacks_is_used(runs):
     """A reason for an operator that nobody uses would hide the next one of its name."""
     used = {use.operator for kind in flows.KINDS for use in runs(kind).uses}
