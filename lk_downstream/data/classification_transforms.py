@@ -21,8 +21,9 @@ class TrainingImage:
     """Random crop resized to a square, horizontal flip, and timm's RandAugment (or colour jitter), on uint8.
 
     Crop and resize are torchvision's on tensors, by the rule of timm's and three times as fast as on Pillow's images;
-    a pixel differs by 0.04 of its 255 levels on average. Colours are changed by timm's own operations. Normalisation,
-    random erasing, mixup and cutmix follow on the device, on whole batches.
+    a pixel differs by 0.04 of its 255 levels on average. Policies are drawn by timm, and their operations are timm's or
+    give the same pixels, shears and translations to one level: see :mod:`lk_downstream.data.operations`.
+    Normalisation, random erasing, mixup and cutmix follow on the device, on whole batches.
 
     Args:
         size: Side of the square.
