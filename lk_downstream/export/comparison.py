@@ -54,7 +54,7 @@ def compare(
                 raise RuntimeError(
                     f"{file} gives {name} of {tuple(got[name].shape)} and not {tuple(expected[name].shape)}"
                 )
-        for name, (difference, limit) in differences(expected, got, TOLERANCE).items():
+        for name, (difference, limit) in differences(expected, got).items():
             if not difference <= (limit if bounded else math.inf):
                 raise RuntimeError(
                     f"{file} is off by {difference:.1e} in {name} at {batch} x {height} x {width} pixels, more than "
@@ -73,17 +73,15 @@ def noise(original: Network, tried: Sequence[tuple[int, int, int]] = TRIED, mult
         yield torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def differences(
-    expected: dict[str, Tensor], got: dict[str, Tensor], tolerance: float
-) -> dict[str, tuple[float, float]]:
+def differences(expected: dict[str, Tensor], got: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
     """See :func:`compare`: of each output the difference and what it may be."""
     if "count" in expected:
-        return _of_detections(expected, got, tolerance)
+        return _of_detections(expected, got)
     found = {}
     for name, values in expected.items():
         if values.is_floating_point():
             spread = values.std() if values.numel() > 1 else values.abs().max()
-            found[name] = (((got[name] - values).abs().max() / spread).item(), tolerance)
+            found[name] = (((got[name] - values).abs().max() / spread).item(), TOLERANCE)
         else:
             found[name] = ((got[name] != values).float().mean().item(), MOST_OTHER)
     return found
@@ -100,7 +98,7 @@ def in_turn(expected: dict[str, Tensor], got: dict[str, Tensor]) -> Iterator[tup
         yield other, one
 
 
-def _of_detections(expected: dict, got: dict, tolerance: float) -> dict[str, tuple[float, float]]:
+def _of_detections(expected: dict, got: dict) -> dict[str, tuple[float, float]]:
     distance, score, mask, missing = [0.0], [0.0], [0.0], 0
     for first, second in in_turn(expected, got):
         if not len(first["boxes"]):
@@ -124,7 +122,7 @@ def _of_detections(expected: dict, got: dict, tolerance: float) -> dict[str, tup
     total = int(expected["count"].sum() + got["count"].sum())
     found = {
         "boxes": (max(distance), APART),
-        "scores": (max(score), tolerance),
+        "scores": (max(score), TOLERANCE),
         "count": (missing / max(total, 1), max(MOST_OTHER, 1.5 / max(total, 1))),
     }
-    return found | ({"masks": (max(mask), 10 * tolerance)} if "masks" in expected else {})
+    return found | ({"masks": (max(mask), 10 * TOLERANCE)} if "masks" in expected else {})

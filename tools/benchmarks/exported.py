@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import models
 from benchmarks.sides import OURS, Race, alternate, shares
 from lk_downstream import export, exported
-from lk_downstream.export.comparison import TOLERANCE, differences
+from lk_downstream.export.comparison import differences
 from lk_downstream.exported import ExportedModel
 from lk_downstream.inference import Whole
 from lk_downstream.inference.model import Predictor, predictor
@@ -74,7 +74,7 @@ def race(name: str, options: argparse.Namespace) -> Race:
         torch.set_num_threads(threads)
     expected = found.pop(OURS)
     apart = {
-        side: {part: value for part, (value, _) in differences(expected, other, TOLERANCE).items()}
+        side: {part: value for part, (value, _) in differences(expected, other).items()}
         for side, other in found.items()
     }
     conditions = (
