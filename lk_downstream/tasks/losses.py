@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from lk_downstream.data.labels import IGNORE_INDEX
 from lk_downstream.errors import InputError, near_names
+from lk_downstream.tasks.cross_entropy import along_classes, cross_entropy
 
 ClassWeight = list[float] | Literal["frequency"] | None
 PIXELS = (0, 2, 3)  # the axes of (N, C, H, W) beside that of the classes
@@ -224,19 +224,6 @@ class SumOfLosses(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The weighted sum of the losses; arguments are theirs."""
         return sum(weight * loss(logits, target) for weight, loss in zip(self.weights, self.losses))
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits (N, C, H, W) and class indices (N, H, W) -> the cross-entropy of each pixel, (N, H, W)."""
-    return -along_classes(torch.log_softmax, logits).gather(1, target[:, None])[:, 0]
-
-
-def along_classes(function: Callable[[Tensor, int], Tensor], logits: Tensor) -> Tensor:
-    """Softmax or its like over the classes of (N, C, H, W), of the same shape."""
-    if logits.is_contiguous(memory_format=torch.channels_last):
-        # A view: softmax over the innermost axis takes half the time of softmax over axis 1 in this memory order.
-        return function(logits.permute(0, 2, 3, 1), -1).permute(0, 3, 1, 2)
-    return function(logits, 1)
 
 
 def of_classes(target: Tensor, counted: Tensor, number: int) -> Tensor:

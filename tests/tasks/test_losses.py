@@ -8,14 +8,18 @@ import pytest
 import segmentation_models_pytorch.losses as smp
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmseg.models.losses import CrossEntropyLoss, LovaszLoss
 from mmseg.structures import OHEMPixelSampler
 from torch.utils.data import Subset
 from torchvision.ops import sigmoid_focal_loss
 
+from lk_downstream.analysis.memory import PeakMemory
 from lk_downstream.data.batches import Transformed
 from lk_downstream.data.class_counts import class_pixels, median_frequency_weights
 from lk_downstream.errors import InputError
+from lk_downstream.tasks import losses
 from lk_downstream.tasks.class_weights import refuse_other_weights, weigh_by_frequency
 from lk_downstream.tasks.losses import OHEM, Dice, Focal, Lovasz, PixelCrossEntropy, SumOfLosses
 
@@ -176,3 +180,43 @@ def test_weights_by_frequency():
     weigh_by_frequency(loss, trainer)
     assert loss.losses[0].weights.tolist() == pytest.approx(expected)
     assert loss.losses[1].weights is None
+
+
+@given(
+    st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 7), st.integers(1, 7)),
+    st.sampled_from(["contiguous", "channels_last", "neither"]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_cross_entropy_of_pixels_is_pytorchs(shape, layout, large):
+    torch.manual_seed(1)
+    n, c, h, w = shape
+    logits = torch.randn(shape, dtype=torch.float64) * (1000 if large else 1)
+    if layout == "channels_last":
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    if layout == "neither":
+        logits = logits.transpose(2, 3).contiguous().transpose(2, 3)
+    target, weight = torch.randint(0, c, (n, h, w)), torch.randn(n, h, w, dtype=torch.float64)
+    results = []
+    for function in (losses.cross_entropy, partial(F.cross_entropy, reduction="none")):
+        leaf = logits.clone(memory_format=torch.preserve_format).requires_grad_()
+        value = function(leaf, target)
+        (value * weight).sum().backward()
+        results.append((value, leaf.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cross_entropy_of_pixels_needs_one_map_of_all_classes(layout):
+    logits = torch.randn(4, 50, 32, 32).contiguous(memory_format=layout).requires_grad_()
+    with PeakMemory() as memory:
+        losses.cross_entropy(logits, torch.zeros(4, 32, 32, dtype=torch.int64)).mean().backward()
+    assert memory.peak < 1.3 * logits.nbytes
+
+
+def test_cross_entropy_of_pixels_goes_through_transforms():
+    logits, target = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    expected = F.cross_entropy(logits, target)
+    mean = lambda logits: losses.cross_entropy(logits, target).mean()  # noqa: E731
+    torch.testing.assert_close(torch.func.jvp(mean, (logits,), (logits,))[0], expected)
+    torch.testing.assert_close(torch.compile(mean, backend="eager", fullgraph=True)(logits), expected)
