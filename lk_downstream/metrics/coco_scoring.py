@@ -141,7 +141,7 @@ def _chunks(tasks: Iterator[_Task], width: int) -> Iterator[list[_Task]]:
 def _match(
     tasks: list[_Task], crowd: np.ndarray, ignored: np.ndarray, limits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The object of every detection of all tasks, -1 for none: int64 (A, T, D), and which detections these are (D,).
+    """The object of every detection of all tasks, -1 for none: int32 (A, T, D), and which detections these are (D,).
 
     A detection takes, of the objects that are still free (or a crowd) and overlap it enough, the one it overlaps most,
     the last of several; objects that are ignored only if there is no other.
@@ -159,7 +159,11 @@ def _match(
         skip[row, :, 0, :extent] = ignored[:, task.truth : task.truth + extent]
     shape = (len(tasks), len(ignored), len(limits))
     free = np.ones((*shape, width), dtype=bool)
-    best = np.full((counts[0], *shape), -1)
+    truth = np.array([task.truth for task in tasks], dtype=np.int32)[:, None, None]
+    detections = np.zeros((len(tasks), counts[0]), dtype=np.int64)
+    for row, task in enumerate(tasks):
+        detections[row, : counts[row]] = task.detections
+    best, order = [], []
     for step in range(counts[0]):
         live = int(np.searchsorted(-counts, -step))  # tasks with more than `step` detections
         overlap = overlaps[:live, step, None, None]
@@ -168,14 +172,12 @@ def _match(
         able = np.where(first.any(-1, keepdims=True), first, able)
         choice = width - 1 - np.where(able, overlap, -1.0)[..., ::-1].argmax(-1)
         hit = able.any(-1)
-        best[step, :live] = np.where(hit, choice, -1)
+        best.append(np.where(hit, choice.astype(np.int32) + truth[:live], np.int32(-1)))
+        order.append(detections[:live, step])
         rows, area, threshold = np.nonzero(hit)
         taken = choice[rows, area, threshold]
         free[rows, area, threshold, taken] = keep[rows, taken]
-    truth = np.array([task.truth for task in tasks])[:, None, None]
-    best = np.where(best >= 0, best + truth, -1)
-    steps = np.arange(counts[0])[:, None] < counts  # of each task its own, one task after another
-    return best.transpose(2, 3, 1, 0)[..., steps.T], np.concatenate([task.detections for task in tasks])
+    return np.concatenate(best).transpose(1, 2, 0), np.concatenate(order)
 
 
 def _accumulate(
