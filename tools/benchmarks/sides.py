@@ -88,8 +88,8 @@ def show(race: Race) -> str:
     """A line for each side: median, range, and how it compares with the first."""
     lines = [f"{race.what} ({race.conditions})"]
     for name, values in race.sides.items():
-        spread = f"({_number(min(values))} to {_number(max(values))})"
-        median = _number(race.median(name))
+        spread = f"({number(min(values))} to {number(max(values))})"
+        median = number(race.median(name))
         times = f"{race.times(name):6.2f} times as {'little' if race.unit == 'GiB' else 'fast'}"
         times = "" if race.unit == SHARE else times
         lines.append(
@@ -103,7 +103,8 @@ def differences(race: Race, side: str) -> str:
     return ", ".join(f"{name} {value:.1e}" for name, value in race.apart.get(side, {}).items())
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits, or all before the point."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sides import OURS, SHARE, Race, differences
+from benchmarks.sides import OURS, SHARE, Race, differences, number
 from lk_downstream.analysis.latency import AUTHORS, CONTIGUOUS, FFT
 
 END = "<!-- end of the table -->"
@@ -54,7 +54,7 @@ def table(contents: list[dict]) -> str:
         for name in race.sides:
             if name.startswith(OURS):
                 continue
-            values = [f"{race.median(side):.3g}" for side in (name, OURS)]
+            values = [number(race.median(side)) for side in (name, OURS)]
             ratio = race.times(OURS) / race.times(name)
             what = f"{race.what}, {race.unit}: {race.conditions}"
             rows.append(f"| {what} | `{content['command']}` | {name} | {' | '.join(values)} | {ratio:.2f} times |")
@@ -68,7 +68,7 @@ def exported_table(contents: list[dict]) -> str:
     for content, race in _races(contents):
         for name in race.sides if race.apart else ():
             apart = differences(race, name) or "(the model itself)"
-            rows.append(f"| {race.what}: {race.conditions} | {name} | {apart} | {race.median(name):.3g} |")
+            rows.append(f"| {race.what}: {race.conditions} | {name} | {apart} | {number(race.median(name))} |")
             of.append(content)
     return _text(of, f"| {_commands(of)} | runtime | largest difference | ms an image |", rows)
 
@@ -122,7 +122,7 @@ def networks_table(contents: list[dict]) -> str:
     rows, of = [], []
     for content, (case, mode), sides in _cases(contents, "networks"):
         authors, best, own = sides.get(AUTHORS), _best(sides, "plain"), _best(sides, "ours")
-        values = ["" if authors is None else f"{authors:.3g}", f"{best:.3g}", f"{own:.3g}"]
+        values = ["" if authors is None else number(authors), number(best), number(own)]
         rows.append(f"| {case}, {mode} | {' | '.join(values)} | {(authors or best) / own:.1f} |")
         of.append(content)
     head = f"| {_commands(of)} | authors' form | PyTorch, best layout | ours | times authors' |"
@@ -139,7 +139,7 @@ def layers_table(contents: list[dict]) -> str:
     names = (CONTIGUOUS, "plain, channels_last", FFT, "ours, contiguous")
     rows = []
     for case, modes in found.items():
-        values = [" / ".join(f"{sides[name]:.3g}" if name in sides else "" for sides in modes) for name in names]
+        values = [" / ".join(number(sides[name]) if name in sides else "" for sides in modes) for name in names]
         values.append(" / ".join(f"{sides.get(CONTIGUOUS, float('nan')) / sides[names[-1]]:.1f}" for sides in modes))
         rows.append(f"| {case} | {' | '.join(values)} |")
     head = f"| {_commands(of)} | contiguous | channels_last | FFT | ours | times contiguous |"
