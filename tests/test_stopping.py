@@ -30,6 +30,7 @@ OPTIONS = (
     *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--trainer.deterministic", "true"),
 )
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # SIGHUP under nohup
 
 
 def sends(number, hook, call, times=1):
@@ -151,12 +152,12 @@ def test_a_second_interrupt_does_not_wait(place, monkeypatch, capsys):
 
 
 def test_what_was_ignored_stays_ignored(place, monkeypatch):
-    former = signal.signal(SIGNALS[2], signal.SIG_IGN)  # as by nohup
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
     try:
-        monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[2], "on_before_optimizer_step", 1))
+        monkeypatch.setattr("lk_downstream.cli.RunProgress", sends(signal.SIGHUP, "on_before_optimizer_step", 1))
         run(place / "runs")
     finally:
-        signal.signal(SIGNALS[2], former)
+        signal.signal(signal.SIGHUP, former)
     assert last(place / "runs/demo_segmentation/run_0")["global_step"] == 6
 
 
@@ -294,10 +295,10 @@ def test_a_requeued_job_goes_on_with_its_own_run(unbroken, place, monkeypatch, c
         monkeypatch.setenv(f"SLURM_{'JOB_ID' if name == 'ID' else name}", value)
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     with monkeypatch.context() as patch:
-        patch.setattr("lk_downstream.cli.RunProgress", sends(SIGNALS[3], "on_before_optimizer_step", 2))
+        patch.setattr("lk_downstream.cli.RunProgress", sends(signal.SIGUSR1, "on_before_optimizer_step", 2))
         with pytest.raises(SystemExit) as stopped:
             run(place / "runs")
-    assert stopped.value.code == 128 + SIGNALS[3]
+    assert stopped.value.code == 128 + signal.SIGUSR1
     assert calls.read_text(encoding="utf-8") == "requeue 71\n"
     runs = place / "runs/demo_segmentation"
     assert last(runs / "run_0")["global_step"] == 2
