@@ -123,13 +123,16 @@ class Head(nn.Module):
         """Maps of any size -> of the height and width of ``like``."""
         return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=self.align_corners)
 
-    def joined(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (N, C_i, H_i, W_i) -> one map (N, sum of C_i, H_0, W_0), each resized to the size of the first."""
+    def joined(self, maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+        """Maps (N, C_i, H_i, W_i) -> one map (N, sum of C_i, H_0, W_0), each resized to the size of the first.
+
+        It lies in the memory order of ``weight`` (O, sum of C_i, kh, kw), that of the convolution that reads it.
+        """
         others_follow = torch.compiler.is_compiling() or is_recorded() or is_transformed()
         # PyTorch's gradient of a resize is not deterministic on CUDA, unless F.interpolate knows of it.
         if others_follow or torch.are_deterministic_algorithms_enabled() or len(maps) == 1:
             return torch.cat([maps[0], *(self.resized(x, maps[0]) for x in maps[1:])], dim=1)
-        return _Joined.apply(self.align_corners, *maps)
+        return _Joined.apply(self.align_corners, memory_format_of(weight), *maps)
 
 
 class _Joined(torch.autograd.Function):
@@ -139,7 +142,7 @@ class _Joined(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, align_corners: bool, first: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx, align_corners: bool, order: torch.memory_format, first: Tensor, *others: Tensor) -> Tensor:
         ctx.align_corners, ctx.like, ctx.types = align_corners, [(x.shape, x.dtype) for x in (first, *others)], []
         size, done = first.shape[-2:], first.shape[1]
         joined = None
@@ -151,7 +154,7 @@ class _Joined(torch.autograd.Function):
                     (first.shape[0], done + sum(other.shape[1] for other in others), *size),
                     dtype=functools.reduce(torch.promote_types, types),
                     device=first.device,
-                    memory_format=memory_format_of(first),
+                    memory_format=order,
                 )
                 joined[:, :done] = first
             ctx.types.append(x.dtype)
@@ -166,7 +169,7 @@ class _Joined(torch.autograd.Function):
         for part, dtype, (shape, _) in zip(others, ctx.types, ctx.like[1:]):
             part = part.to(dtype)
             grads.append(torch.ops.aten.upsample_bilinear2d_backward(part, part.shape[-2:], shape, ctx.align_corners))
-        return None, *(x.to(dtype) for x, (_, dtype) in zip(grads, ctx.like))
+        return None, None, *(x.to(dtype) for x, (_, dtype) in zip(grads, ctx.like))
 
 
 def check_level(in_channels: Sequence[int], in_index: int) -> None:

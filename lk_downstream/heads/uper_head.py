@@ -58,8 +58,9 @@ class UPerHead(Head):
             lateral = self.lateral_convs[index](maps[index])
             level = lateral + self.resized(level, lateral)
             levels.insert(0, self.fpn_convs[index](level))
-        return self.joined(levels)
+        return self.joined(levels, self.fpn_bottleneck.conv.weight)
 
     def _pooled(self, x: Tensor) -> Tensor:
         """The coarsest map (N, in_channels, H, W) with its surroundings -> (N, channels, H, W)."""
-        return self.bottleneck(self.joined([x, *(module(x) for module in self.psp_modules)]))
+        pooled = [x, *(module(x) for module in self.psp_modules)]
+        return self.bottleneck(self.joined(pooled, self.bottleneck.conv.weight))

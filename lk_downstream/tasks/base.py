@@ -28,6 +28,7 @@ from lk_downstream.optim.schedules import catch_up
 from lk_downstream.tasks import checkpoint_format, resume
 from lk_downstream.tasks.channels import of_channels, scaled
 from lk_downstream.tasks.determinism import refuse_unrepeatable
+from lk_downstream.tasks.memory_order import arrange
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
@@ -155,7 +156,7 @@ class Task(L.LightningModule):
         if self.sync_batchnorm and self.trainer.world_size > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self)
         if self.channels_last:
-            self.to(memory_format=torch.channels_last)
+            arrange(self, device, stage == "fit")
         if self.compile_backbone:
             self.backbone.compile()
             self.compile_backbone = False

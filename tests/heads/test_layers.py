@@ -55,12 +55,13 @@ def test_needs_no_operator_that_refuses_to_be_deterministic():
 class Plain(Head):
     """Joins as ``torch.cat`` does."""
 
-    def joined(self, maps):
+    def joined(self, maps, weight):
         """Of resized maps."""
         return torch.cat([maps[0], *(self.resized(x, maps[0]) for x in maps[1:])], dim=1)
 
 
 SIZES = st.tuples(SIDES, SIDES)
+WEIGHT = torch.zeros(1, 2, 3, 3)
 
 
 @given(
@@ -79,7 +80,7 @@ def test_joined_maps_equal_concatenated_ones(sizes, types, align_corners, channe
     for kind in (Head, Plain):
         leaves = [x.clone().requires_grad_() for x in given]
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            out = kind(4, 2, 0.0, align_corners).joined(leaves)
+            out = kind(4, 2, 0.0, align_corners).joined(leaves, WEIGHT)
         (out.double() * torch.arange(out.numel()).view(out.shape).sin()).sum().backward()
         results.append((out, *(x.grad for x in leaves)))
     for own, other in zip(*results, strict=True):
@@ -89,7 +90,7 @@ def test_joined_maps_equal_concatenated_ones(sizes, types, align_corners, channe
 def test_joined_maps_have_second_derivatives():
     head = Head(4, 2, 0.0, False)
     maps = [torch.randn(1, 2, side, side, dtype=torch.float64, requires_grad=True) for side in (5, 3, 2)]
-    assert torch.autograd.gradgradcheck(lambda *maps: head.joined([x * x for x in maps]), maps)
+    assert torch.autograd.gradgradcheck(lambda *maps: head.joined([x * x for x in maps], WEIGHT), maps)
 
 
 def test_joining_holds_one_resized_map_at_a_time():
@@ -97,7 +98,7 @@ def test_joining_holds_one_resized_map_at_a_time():
     peaks = []
     for kind in (Head, Plain):
         with PeakMemory() as memory:
-            out = kind(4, 2, 0.0, False).joined(maps)
+            out = kind(4, 2, 0.0, False).joined(maps, WEIGHT)
         peaks.append((memory.peak - out.nbytes) / maps[0].nbytes)
     assert peaks[1] >= 3  # maps of the finest size
     assert peaks[0] <= 2  # while one is made, the last is let go
@@ -107,20 +108,26 @@ def test_joining_holds_one_resized_map_at_a_time():
 def test_joining_goes_through_transforms(transform):
     head, plain = Head(4, 2, 0.0, False), Plain(4, 2, 0.0, False)
     maps = [torch.randn(1, 2, side, side) for side in (8, 4)]
-    expected = plain.joined(maps)
+    expected = plain.joined(maps, WEIGHT)
     if transform == "jvp":
-        own, other = (
-            torch.func.jvp(lambda x, kind=kind: kind.joined([x, x]), (maps[0],), (maps[0],)) for kind in (head, plain)
-        )
+        run = lambda kind: torch.func.jvp(lambda x: kind.joined([x, x], WEIGHT), (maps[0],), (maps[0],))  # noqa: E731
+        own, other = run(head), run(plain)
         torch.testing.assert_close(own, other, rtol=0, atol=0)
         return
     if transform == "export":
         head.forward = head.joined
-        own = torch.export.export(head, (maps,)).module()(maps)
+        own = torch.export.export(head, (maps, WEIGHT)).module()(maps, WEIGHT)
     elif transform == "compile":
-        own = torch.compile(head.joined, backend="eager", fullgraph=True)(maps)
+        own = torch.compile(head.joined, backend="eager", fullgraph=True)(maps, WEIGHT)
     else:
         torch.use_deterministic_algorithms(True)
-        own = head.joined(maps)
+        own = head.joined(maps, WEIGHT)
         torch.use_deterministic_algorithms(False)
     torch.testing.assert_close(own, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_joined_maps_lie_in_the_order_of_the_weights(order):
+    maps = [torch.randn(1, 2, side, side) for side in (8, 4)]
+    joined = Head(4, 2, 0.0, False).joined(maps, torch.zeros(1, 4, 3, 3).contiguous(memory_format=order))
+    assert joined.is_contiguous(memory_format=order)

@@ -25,6 +25,7 @@ from lk_downstream.heads import FCNHead, UPerHead
 from lk_downstream.ops import accelerate
 from lk_downstream.optim import ParameterGroups
 from lk_downstream.tasks import Segmentation
+from lk_downstream.tasks.memory_order import arrange
 
 ROUNDS = 5
 CLASSES = 80
@@ -75,6 +76,7 @@ def own_step(backbone: str, batch: int, size: int) -> tuple[Segmentation, Callab
     """UPerNet as a task, and a step of it with AdamW on ``batch`` images of ``size`` x ``size``."""
     task = Segmentation(create_backbone(backbone), tuple(ADE20K_CLASSES), UPerHead, FCNHead).train()
     images, masks = _scenes(batch, size)
+    arrange(task, torch.device("cpu"), training=True)  # as its setup does
     given = {"image": images, "mask": masks, "size": torch.tensor([[size] * 2] * batch)}
     return task, partial(_step, ParameterGroups().optimizer(task, ADAMW), lambda: task.training_step(given, 0))
 
