@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
+from typing import Any
 
 import torch
 
@@ -80,6 +82,12 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return {**found, "Python": platform.python_version()}
+
+
+def record(command: Sequence[str]) -> dict[str, Any]:
+    """What a file of measurements says of them: the command, the machine with its CPU's abilities, and versions."""
+    machine = {**description(), "abilities": torch.backends.cpu.get_cpu_capability()}
+    return {"command": " ".join(command), "machine": machine, "versions": versions()}
 
 
 def slow_type(precision: str | int | None) -> str | None:

@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
     from lk_downstream import ops, reparameterize
     from lk_downstream.analysis import latency
     from lk_downstream.backbones.authors import authors_form
-    from lk_downstream.machine import description, versions
+    from lk_downstream.machine import record
     from lk_downstream.reports.files import write_json
 
     if options.threads:
@@ -101,9 +101,8 @@ def main(args: list[str]) -> int:
     output = Path(options.output)
     latency.save_csv(rows, output / f"{stem}.csv")
     latency.save_plot(rows, output / f"{stem}.png", title)
-    content = {"part": options.what, "command": " ".join(["python", "tools/benchmark.py", *args])}
-    content |= {"machine": {**description(), "abilities": torch.backends.cpu.get_cpu_capability()}}
-    write_json(output / f"{stem}.json", {**content, "versions": versions(), "rows": [asdict(row) for row in rows]})
+    made = record(["python", "tools/benchmark.py", *args])
+    write_json(output / f"{stem}.json", {"part": options.what, **made, "rows": [asdict(row) for row in rows]})
     print(f"written: {output / stem}.csv, .json and .png")
     if options.report:
         print(ops.report())

@@ -152,17 +152,16 @@ def _match(
     overlaps = np.full((len(tasks), counts[0], width), -1.0)
     keep = np.zeros((len(tasks), width), dtype=bool)
     skip = np.zeros((len(tasks), len(ignored), 1, width), dtype=bool)
+    detections = np.zeros((len(tasks), counts[0]), dtype=np.int64)
     for row, task in enumerate(tasks):
         extent = task.overlaps.shape[1]
         overlaps[row, : counts[row], :extent] = task.overlaps
+        detections[row, : counts[row]] = task.detections
         keep[row, :extent] = crowd[task.truth : task.truth + extent]
         skip[row, :, 0, :extent] = ignored[:, task.truth : task.truth + extent]
     shape = (len(tasks), len(ignored), len(limits))
     free = np.ones((*shape, width), dtype=bool)
     truth = np.array([task.truth for task in tasks], dtype=np.int32)[:, None, None]
-    detections = np.zeros((len(tasks), counts[0]), dtype=np.int64)
-    for row, task in enumerate(tasks):
-        detections[row, : counts[row]] = task.detections
     best, order = [], []
     for step in range(counts[0]):
         live = int(np.searchsorted(-counts, -step))  # tasks with more than `step` detections

@@ -58,7 +58,6 @@ def _classes_last(logits: Tensor) -> tuple[int, Tensor]:
 
 def along_classes(function: Callable[[Tensor, int], Tensor], logits: Tensor) -> Tensor:
     """Softmax or its like over the classes of (N, C, H, W), of the same shape."""
-    if logits.is_contiguous(memory_format=torch.channels_last):
-        # A view: softmax over the innermost axis takes half the time of softmax over axis 1 in this memory order.
-        return function(logits.permute(0, 2, 3, 1), -1).permute(0, 3, 1, 2)
-    return function(logits, 1)
+    dim, view = _classes_last(logits)
+    result = function(view, dim + 1)
+    return result.permute(0, 3, 1, 2) if dim else result

@@ -85,7 +85,8 @@ def _step(name: str, options: argparse.Namespace) -> Race:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             run()
         found.append(_by_kind(profiler.events()))
-    conditions = f"{name}, {options.batch} images of {options.crop} x {options.crop}, {options.threads} threads"
+    conditions = f"{name}, {options.batch} images of {options.crop} x {options.crop}, "
+    conditions += f"{options.threads} thread{'s' * (options.threads > 1)}"
     return Race("shares of the UPerNet training step", conditions, SHARE, _largest(found, len(KINDS)))
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
 from lk_downstream.analysis.memory import PeakMemory
-from lk_downstream.machine import description, versions
+from lk_downstream.machine import record
 from lk_downstream.reports.files import write_json
 
 OURS = "lk_downstream"
@@ -110,6 +108,4 @@ def number(value: float) -> str:
 
 def write(path: Path, races: Sequence[Race], command: Sequence[str]) -> None:
     """Write what was measured as JSON, with the machine and its abilities."""
-    machine = {**description(), "abilities": torch.backends.cpu.get_cpu_capability()}
-    content = {"part": path.stem, "command": " ".join(command), "machine": machine, "versions": versions()}
-    write_json(path, {**content, "races": [asdict(race) for race in races]})
+    write_json(path, {"part": path.stem, **record(command), "races": [asdict(race) for race in races]})
